@@ -1,0 +1,80 @@
+//! evener: a layer-4 load balancer. This is the map of its house: which room is above which, how a connection walks
+//! through them, and what always holds. `tests/house.rs` reads the table below and fails when the code differs.
+//!
+//! # Direction
+//!
+//! A row imports what stands behind its arrow and nothing else, and only from rows above it: so there are no cycles.
+//!
+//! ```text
+//! L0  id, reason, api, timer, limit, queue ->
+//!     stats    -> id limit queue reason
+//!     access   -> reason stats
+//! L1  sys, config, balance ->
+//! L2  snapshot -> balance config id stats
+//! L3  tcp      -> id reason sys
+//! L4  worker   -> access balance config id limit queue reason snapshot stats sys tcp timer
+//!     health   -> config id
+//! L5  control  -> access api balance config health id limit reason snapshot stats sys worker
+//! L6  cli      -> api config control sys
+//!     main     -> cli
+//! ```
+//!
+//! - **L0** words and counts. [`id`] what things are called inside, [`reason`] why a connection ended, [`api`] what the
+//!   admin API says (the only place with serde's derives), [`timer`] the wheel, [`limit`] what one client may have,
+//!   [`queue`] who waits for a backend, [`stats`] what is counted, [`access`] events on their way to the access log.
+//!   Queue and journal are rooms of their own and not part of the worker, because all workers share them.
+//! - **L1** [`sys`] holds all `unsafe`; [`config`] makes a file into types that cannot be wrong; [`balance`] chooses.
+//! - **L2** [`snapshot`]: configuration, rotation and pickers at one moment, immutable.
+//! - **L3** [`tcp`]: two directions and their end, over traits: no socket, no poll, no clock. How a connection is set up
+//!   and when it is due is not in here but in the worker (`connection`, `open`), since each step of it is a system call.
+//! - **L4** the engines. [`worker`]: one thread and one mio poll each. [`health`]: tasks of tokio. They never import each
+//!   other; what one learns reaches the other through control.
+//! - **L5** [`control`]: the supervisor, one task that owns what is wanted and is told everything by message.
+//! - **L6** [`cli`]: one file a verb; all but `run`, `check` and `demo` only talk to the admin API.
+//!
+//! Knowledge flows up as messages (a verdict, a note, an event) and down as a snapshot or a command.
+//!
+//! # Lives
+//!
+//! **A TCP connection.** `worker::turn` finds a listening socket readable; `worker::accept` takes a bounded batch, looks
+//! at the limits of process and listener and at `allow` and `deny`, and gives the client to the least loaded worker.
+//! `worker::open` inserts it into the slab, reads its PROXY header where one is due, asks the client's own limits, lets
+//! the pool pick a backend (which reserves a place on it), and connects without blocking. An attempt that fails is noted
+//! to control and leads to another backend; a full pool leads to the queue. Once the backend answers, `tcp::relay` pumps
+//! its two halves within a budget a turn: small messages through the worker's scratch buffer, streams through a borrowed
+//! pipe. What is left when the budget is spent goes on the run queue, for no new edge will come. A FIN is passed on when
+//! everything before it has been; then the other side has its own deadline. `worker::tcp::close` is the end: it gives
+//! the pipes back, resets or closes both sockets, counts and logs the reason, gives the reserved places back and calls
+//! whoever is next in the queue.
+//!
+//! **A place in the queue.** A connection that finds all backends of its pool full joins the pool's line with its worker
+//! and token. Whoever gives a place back, or sees a new snapshot, calls the first in line by a message into its worker's
+//! mailbox; one at a time, so that nobody overtakes. Called, it picks: served, it leaves and calls the next; in vain, it
+//! is the first in line again. Its time-out and its client's going away leave the line by the one exit.
+//!
+//! **A reload, a verdict, an override.** A signal, a request, a check's verdict, a worker's note, a resolver's answer: all
+//! of them are messages to the supervisor. A reload reads and validates the file, binds what is new, and only then
+//! changes `control::wanted`, where file, overrides and observations stand side by side; a failure until here changes
+//! nothing. `Supervisor::refresh` is the funnel of all of them: it tells each change of state once, builds the next
+//! snapshot (pools whose rotation is the same keep their picker) and publishes it by one swap. Workers look once a turn.
+//! What was removed drains by command; connections keep what they need by `Arc`, and all others never notice.
+//!
+//! # What always holds
+//!
+//! - One writer: only control publishes, through a [`snapshot::Publisher`] that cannot be cloned.
+//! - One exit: each admitted connection ends in `worker::tcp::close` with one [`reason::CloseReason`]; one that was
+//!   refused before it had a slot ends in `worker::accept`. No flag means "close me".
+//! - Counts by guard: [`stats::ListenerSlot`] and [`stats::BackendSlot`] take a place once and give it back on drop.
+//! - Stale is harmless: a token holds slot, side and generation; an event, timer or turn of a former owner finds nobody.
+//! - The cores are given `now`: nothing below L4 asks the clock, or knows of mio, tokio or hyper.
+//! - Every counter with one writer is a worker's own; shared atomics only where a limit must hold for all.
+//! - Whatever can grow has a named limit with its unit beside it: batches, buffers, queues, tables, answers, names.
+//! - The file is parsed, not checked: what [`config`] gives away needs no further question.
+
+pub mod access;
+pub mod id;
+pub mod limit;
+pub mod queue;
+pub mod reason;
+pub mod stats;
+pub mod timer;

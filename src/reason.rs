@@ -1,0 +1,198 @@
+//! Why a connection ended, or never began: one closed list, its log text and metric label, and HAProxy's two-letter
+//! termination state for the same thing.
+//!
+//! A reason is the answer to "what happened to this client"; docs/observability.md says what to do about each.
+
+/// How a connection ended. The text of [`CloseReason::as_str`] is the log field `reason` and the metric label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum CloseReason {
+    /// Both sides sent FIN, the client first.
+    ClientClosed,
+    /// Both sides sent FIN, the backend first.
+    BackendClosed,
+    /// The client reset the connection.
+    ClientReset,
+    /// The backend reset the connection.
+    BackendReset,
+    /// The client's host stopped answering: keep-alive or TCP_USER_TIMEOUT.
+    ClientLost,
+    /// The backend's host stopped answering: keep-alive or TCP_USER_TIMEOUT.
+    BackendLost,
+    /// No byte in either direction for `idle_timeout`.
+    ClientIdle,
+    /// One side sent FIN and the other did not end within `half_close_timeout`.
+    HalfCloseTimeout,
+    /// Every attempt to connect was refused or failed.
+    ConnectFailed,
+    /// The last attempt to connect got no answer within `connect.timeout`.
+    ConnectTimeout,
+    /// No backend of the pool may take clients.
+    NoBackend,
+    /// Every backend is at its `max_connections` and the queue is full (or there is none).
+    QueueFull,
+    /// No backend came free within `queue.timeout`.
+    QueueTimeout,
+    /// The source address is not allowed.
+    Denied,
+    /// `max_connections` of the process or of the listener is reached.
+    MaxConnections,
+    /// The client's own limit of connections or rate is reached.
+    Limited,
+    /// A peer of `accept_proxy` sent no valid PROXY header, or not in time.
+    BadProxyHeader,
+    /// The listener or the process went away and the drain was over.
+    Drained,
+    /// The backend went down and `on_down` says close.
+    BackendDown,
+    /// Ended by an operator, or by a second SIGTERM.
+    Killed,
+    /// Out of file descriptors or of kernel memory.
+    ResourceExhausted,
+    /// Out of local ports towards the backends.
+    PortExhausted,
+}
+
+impl CloseReason {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 22] = [
+        Self::ClientClosed,
+        Self::BackendClosed,
+        Self::ClientReset,
+        Self::BackendReset,
+        Self::ClientLost,
+        Self::BackendLost,
+        Self::ClientIdle,
+        Self::HalfCloseTimeout,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::NoBackend,
+        Self::QueueFull,
+        Self::QueueTimeout,
+        Self::Denied,
+        Self::MaxConnections,
+        Self::Limited,
+        Self::BadProxyHeader,
+        Self::Drained,
+        Self::BackendDown,
+        Self::Killed,
+        Self::ResourceExhausted,
+        Self::PortExhausted,
+    ];
+
+    /// The place in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The log text and metric label.
+    pub const fn as_str(self) -> &'static str {
+        self.describe().0
+    }
+
+    /// HAProxy's termination state: who ended it (C client, S server, P proxy, R resources, K killed, D down, c/s
+    /// time-outs) and in which phase (P header, R request, Q queue, C connect, D data; `-` after the end).
+    pub const fn code(self) -> &'static str {
+        self.describe().1
+    }
+
+    const fn describe(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ClientClosed => ("client_closed", "--"),
+            Self::BackendClosed => ("backend_closed", "--"),
+            Self::ClientReset => ("client_reset", "CD"),
+            Self::BackendReset => ("backend_reset", "SD"),
+            Self::ClientLost => ("client_lost", "CD"),
+            Self::BackendLost => ("backend_lost", "SD"),
+            Self::ClientIdle => ("client_idle", "cD"),
+            Self::HalfCloseTimeout => ("half_close_timeout", "sD"),
+            Self::ConnectFailed => ("connect_failed", "SC"),
+            Self::ConnectTimeout => ("connect_timeout", "sC"),
+            Self::NoBackend => ("no_backend", "SC"),
+            Self::QueueFull => ("queue_full", "PQ"),
+            Self::QueueTimeout => ("queue_timeout", "sQ"),
+            Self::Denied => ("denied", "PR"),
+            Self::MaxConnections => ("max_connections", "PR"),
+            Self::Limited => ("limited", "PR"),
+            Self::BadProxyHeader => ("bad_proxy_header", "PR"),
+            Self::Drained => ("drained", "KD"),
+            Self::BackendDown => ("backend_down", "DD"),
+            Self::Killed => ("killed", "KD"),
+            Self::ResourceExhausted => ("resource_exhausted", "RC"),
+            Self::PortExhausted => ("port_exhausted", "RC"),
+        }
+    }
+
+    /// True for a client that was refused before it was given to a pool: `listener_connections_refused_total`.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::Denied | Self::MaxConnections | Self::Limited | Self::BadProxyHeader)
+    }
+}
+
+/// Why one attempt to connect to a backend failed: the label of `backend_connect_failures_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ConnectFailure {
+    /// Nothing listens there, or it refused.
+    Refused,
+    /// No answer within `connect.timeout`.
+    Timeout,
+    /// No route to the host or network.
+    Unreachable,
+    /// We have no local port left; not the backend's fault.
+    NoPort,
+    /// We have no file descriptor or memory left; not the backend's fault.
+    NoResource,
+    /// Anything else.
+    Other,
+}
+
+impl ConnectFailure {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 6] =
+        [Self::Refused, Self::Timeout, Self::Unreachable, Self::NoPort, Self::NoResource, Self::Other];
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::NoPort => "no_port",
+            Self::NoResource => "no_resource",
+            Self::Other => "other",
+        }
+    }
+
+    /// The place in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Whether it says something about the backend (and not about this host).
+    pub const fn blames_backend(self) -> bool {
+        !matches!(self, Self::NoPort | Self::NoResource)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_at_its_own_number_with_its_own_text() {
+        for (i, reason) in CloseReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), i);
+            assert_eq!(reason.code().len(), 2);
+            assert_eq!(CloseReason::ALL.iter().filter(|r| r.as_str() == reason.as_str()).count(), 1);
+        }
+        for (i, failure) in ConnectFailure::ALL.iter().enumerate() {
+            assert_eq!(failure.index(), i);
+        }
+    }
+}
