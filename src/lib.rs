@@ -72,6 +72,7 @@
 //! - The file is parsed, not checked: what [`config`] gives away needs no further question.
 
 pub mod access;
+pub mod balance;
 pub mod id;
 pub mod limit;
 pub mod queue;
