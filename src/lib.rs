@@ -73,6 +73,7 @@
 
 pub mod access;
 pub mod balance;
+pub mod config;
 pub mod id;
 pub mod limit;
 pub mod queue;

@@ -1,0 +1,234 @@
+//! A configuration as a file: every key with its value, defaults too, in the notation of the contract. Reading what
+//! was written gives the same configuration.
+
+use std::fmt::{Display, Write};
+use std::time::Duration;
+
+use super::units::{format_duration, format_rate};
+use super::validate::WEIGHT;
+use super::words::{ACCESS, BALANCE, INITIAL, LOG_FORMATS, LOG_LEVELS, SEND_PROXY, SPLICE, word_of};
+use super::{Backend, Check, Config, Health, Listener, OnDown, Pool, Process, Step};
+
+/// The effective configuration as TOML.
+pub fn print(config: &Config) -> String {
+    let mut out = Lines(String::new());
+    print_process(&mut out, &config.process);
+    for listener in &config.listeners {
+        print_listener(&mut out, listener);
+    }
+    for pool in &config.pools {
+        print_pool(&mut out, pool);
+    }
+    out.0
+}
+
+/// The text so far. Nothing that is written here fails: it is a `String`.
+struct Lines(String);
+
+impl Lines {
+    fn header(&mut self, header: &str) {
+        let gap = if self.0.is_empty() { "" } else { "\n" };
+        let _ = writeln!(self.0, "{gap}[{header}]");
+    }
+
+    fn key(&mut self, key: &str, value: impl Display) {
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+}
+
+fn print_process(out: &mut Lines, process: &Process) {
+    let Process { workers, pin, max_connections, admin, metrics, splice, log, drain } = process;
+    out.header("process");
+    out.key("workers", workers.map_or(quote("auto"), |count| count.to_string()));
+    out.key("pin", pin);
+    out.key("max_connections", max_connections.map_or(0, |max| max.get()));
+    out.key("admin", admin.as_ref().map_or(quote(""), |path| quote(path.display())));
+    match metrics {
+        Some(address) => out.key("metrics", quote(address)),
+        None => out.0.push_str("# metrics is off\n"),
+    }
+    out.key("splice", quote(word_of(SPLICE, splice)));
+    let (level, format) = (word_of(LOG_LEVELS, &log.level), word_of(LOG_FORMATS, &log.format));
+    let access = word_of(ACCESS, &log.access);
+    out.key("log", table([("level", quote(level)), ("format", quote(format)), ("access", quote(access))]));
+    out.key("drain", table([("deadline", time(drain.deadline)), ("spread", time(drain.spread))]));
+}
+
+fn print_listener(out: &mut Lines, listener: &Listener) {
+    out.header(&format!("listener.{}", bare_or_quoted(&listener.name)));
+    match listener.bind.as_slice() {
+        [bind] => out.key("bind", quote(bind)),
+        binds => out.key("bind", list(binds)),
+    }
+    out.key("protocol", quote("tcp"));
+    out.key("pool", quote(&listener.pool));
+    out.key("allow", list(&listener.allow));
+    out.key("deny", list(&listener.deny));
+    out.key("max_connections", listener.max_connections.map_or(0, |max| max.get()));
+    let per_client = &listener.per_client;
+    let mut limits = vec![("connections", per_client.connections.map_or(0, |max| max.get()).to_string())];
+    limits.extend(per_client.rate.map(|rate| ("rate", quote(format_rate(rate)))));
+    out.key("per_client", table(limits));
+    out.key("accept_proxy", list(&listener.accept_proxy));
+    out.key("idle_timeout", time(listener.idle_timeout.unwrap_or_default()));
+    out.key("half_close_timeout", time(listener.half_close_timeout));
+    out.key("backlog", listener.backlog);
+    out.key("fast_open", listener.fast_open);
+    out.key("defer_accept", listener.defer_accept);
+    let keepalive = listener.keepalive.map(|keepalive| {
+        let (idle, interval) = (time(keepalive.idle), time(keepalive.interval));
+        table([("idle", idle), ("interval", interval), ("count", keepalive.count.to_string())])
+    });
+    out.key("keepalive", keepalive.unwrap_or("false".to_owned()));
+}
+
+fn print_pool(out: &mut Lines, pool: &Pool) {
+    out.header(&format!("pool.{}", bare_or_quoted(&pool.name)));
+    out.key("balance", quote(word_of(BALANCE, &pool.balance)));
+    let backends: String = pool.backends.iter().map(|backend| format!("  {},\n", print_backend(backend))).collect();
+    out.key("backends", format!("[\n{backends}]"));
+    let connect = &pool.connect;
+    let user_timeout = time(connect.user_timeout.unwrap_or_default());
+    let attempts = connect.attempts.to_string();
+    let connect = [("timeout", time(connect.timeout)), ("attempts", attempts), ("user_timeout", user_timeout)];
+    out.key("connect", table(connect));
+    out.key("queue", table([("max", pool.queue.max.to_string()), ("timeout", time(pool.queue.timeout))]));
+    out.key("health", print_health(&pool.health));
+    let passive = pool.passive.map(|passive| {
+        table([
+            ("failures", passive.failures.to_string()),
+            ("window", time(passive.window)),
+            ("eject", time(passive.eject)),
+            ("max_ejected", percent(passive.max_ejected.0)),
+        ])
+    });
+    out.key("passive", passive.unwrap_or("false".to_owned()));
+    out.key("panic_below", percent(pool.panic_below.0));
+    out.key(
+        "on_down",
+        match pool.on_down {
+            OnDown::Keep => quote("keep"),
+            OnDown::CloseAfter(Duration::ZERO) => quote("close"),
+            OnDown::CloseAfter(after) => quote(format!("close after {}", format_duration(after))),
+        },
+    );
+    out.key("slow_start", time(pool.slow_start));
+    out.key("send_proxy", quote(word_of(SEND_PROXY, &pool.send_proxy)));
+    if let Some(source) = pool.source {
+        out.key("source", quote(source));
+    }
+}
+
+/// Only the address, or a table where more is to be said.
+fn print_backend(backend: &Backend) -> String {
+    let Backend { name, address, weight, tier, max_connections } = backend;
+    let text = address.to_string();
+    let mut keys = vec![("address", quote(&text))];
+    if *name != text {
+        keys.push(("name", quote(name)));
+    }
+    if *weight != WEIGHT {
+        keys.push(("weight", weight.to_string()));
+    }
+    if *tier != 0 {
+        keys.push(("tier", tier.to_string()));
+    }
+    if let Some(max) = max_connections {
+        keys.push(("max_connections", max.to_string()));
+    }
+    if keys.len() == 1 { quote(&text) } else { table(keys) }
+}
+
+fn print_health(health: &Health) -> String {
+    let Health { kind, port, interval, fast_interval, timeout, rise, fall, jitter, initial_up } = health;
+    let mut keys = print_check(kind);
+    keys.extend(port.map(|port| ("port", port.to_string())));
+    keys.extend([
+        ("interval", time(*interval)),
+        ("timeout", time(*timeout)),
+        ("rise", rise.to_string()),
+        ("fall", fall.to_string()),
+        ("fast_interval", time(*fast_interval)),
+        ("jitter", percent(jitter.0)),
+        ("initial", quote(word_of(INITIAL, initial_up))),
+    ]);
+    table(keys)
+}
+
+fn print_check(check: &Check) -> Vec<(&'static str, String)> {
+    let kind = |word: &str| ("kind", quote(word));
+    match check {
+        Check::None => vec![kind("none")],
+        Check::Tcp => vec![kind("tcp")],
+        Check::Redis => vec![kind("redis")],
+        Check::Mysql { user } => vec![kind("mysql"), ("user", quote(user))],
+        Check::Postgres { user, database } => {
+            vec![kind("postgres"), ("user", quote(user)), ("database", quote(database))]
+        }
+        Check::Http { path, host, status, body } => {
+            let range = |range: &std::ops::RangeInclusive<u16>| match (range.start(), range.end()) {
+                (low, high) if low == high => low.to_string(),
+                (low, high) => format!("{low}-{high}"),
+            };
+            let status: Vec<String> = status.iter().map(range).collect();
+            let mut keys = vec![kind("http"), ("path", quote(path))];
+            keys.extend(host.iter().map(|host| ("host", quote(host))));
+            keys.push(("status", quote(status.join(","))));
+            keys.extend(body.iter().map(|body| ("body", quote(body))));
+            keys
+        }
+        Check::Script { steps } => {
+            // A file is UTF-8, and so are the steps that come from one.
+            let step = |step: &Step| match step {
+                Step::Send(bytes) => table([("send", quote(String::from_utf8_lossy(bytes)))]),
+                Step::Expect(bytes) => table([("expect", quote(String::from_utf8_lossy(bytes)))]),
+            };
+            let steps: Vec<String> = steps.iter().map(step).collect();
+            vec![kind("script"), ("steps", format!("[{}]", steps.join(", ")))]
+        }
+        Check::Command { run } => vec![kind("command"), ("run", list(run))],
+    }
+}
+
+fn time(duration: Duration) -> String {
+    quote(format_duration(duration))
+}
+
+fn percent(share: u8) -> String {
+    format!("\"{share}%\"")
+}
+
+fn list<T: Display>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(quote).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// An inline table of keys and values that are TOML already.
+fn table<'k>(keys: impl IntoIterator<Item = (&'k str, String)>) -> String {
+    let keys: Vec<String> = keys.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    format!("{{ {} }}", keys.join(", "))
+}
+
+/// A basic string of TOML (TOML 1.0, "String").
+fn quote(text: impl Display) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.to_string().chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04X}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// A name as a key: a dot would begin another table.
+fn bare_or_quoted(name: &str) -> String {
+    if name.contains('.') { quote(name) } else { name.to_owned() }
+}
