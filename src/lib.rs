@@ -78,5 +78,6 @@ pub mod id;
 pub mod limit;
 pub mod queue;
 pub mod reason;
+pub mod snapshot;
 pub mod stats;
 pub mod timer;

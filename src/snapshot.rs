@@ -1,0 +1,250 @@
+//! What the engines act on: listeners, pools and the backends in rotation at one moment, immutable, with one number.
+//!
+//! Control builds a snapshot from the file, the operators' overrides and the verdicts of the checks, and publishes it
+//! with one atomic swap; there is one [`Publisher`] and it cannot be cloned. Workers hold a [`View`] and look once a
+//! turn. A connection that outlives a snapshot keeps what it needs by itself.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+
+use crate::balance::{self, Candidate, Cursor, Picker};
+use crate::config::{self, Balance, Endpoint};
+use crate::id::{BackendId, ListenerId, PoolId};
+use crate::stats::{BackendSlot, BackendStats, ListenerStats, PoolStats};
+
+/// Everything the data path asks, at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Grows by one with each snapshot.
+    pub generation: u64,
+    /// Connections at once over all listeners.
+    pub max_connections: u32,
+    /// The listeners, by identity.
+    listeners: Vec<Arc<Listener>>,
+    /// The pools, by identity.
+    pools: Vec<Arc<Pool>>,
+}
+
+impl Snapshot {
+    /// A snapshot of these, in any order.
+    pub fn new(
+        generation: u64,
+        max_connections: u32,
+        mut listeners: Vec<Arc<Listener>>,
+        mut pools: Vec<Arc<Pool>>,
+    ) -> Self {
+        listeners.sort_by_key(|listener| listener.id);
+        pools.sort_by_key(|pool| pool.id);
+        Self { generation, max_connections, listeners, pools }
+    }
+
+    /// All pools.
+    pub fn pools(&self) -> &[Arc<Pool>] {
+        &self.pools
+    }
+
+    /// The listener of this identity, unless it was removed.
+    pub fn listener(&self, id: ListenerId) -> Option<&Arc<Listener>> {
+        self.listeners.binary_search_by_key(&id, |listener| listener.id).ok().map(|at| &self.listeners[at])
+    }
+
+    /// The pool of this identity, unless it was removed.
+    pub fn pool(&self, id: PoolId) -> Option<&Arc<Pool>> {
+        self.pools.binary_search_by_key(&id, |pool| pool.id).ok().map(|at| &self.pools[at])
+    }
+}
+
+/// A listener with its pool.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its identity.
+    pub id: ListenerId,
+    /// Its options.
+    pub config: Arc<config::Listener>,
+    /// Its counts and its clients' limits.
+    pub stats: Arc<ListenerStats>,
+    /// The pool that serves it.
+    pub pool: Arc<Pool>,
+}
+
+/// A backend, whether in rotation or not.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its identity.
+    pub id: BackendId,
+    /// Its options.
+    pub config: Arc<config::Backend>,
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// Its counts.
+    pub stats: Arc<BackendStats>,
+    identity: u64,
+}
+
+impl Backend {
+    /// A backend at a resolved place.
+    pub fn new(id: BackendId, config: Arc<config::Backend>, endpoint: Endpoint, stats: Arc<BackendStats>) -> Self {
+        let identity = balance::hash(format!("{}\0{endpoint}", config.name).as_bytes());
+        Self { id, config, endpoint, stats, identity }
+    }
+}
+
+/// A backend in rotation with the weight that counts now.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The backend.
+    pub backend: Arc<Backend>,
+    /// Its weight after override and slow start; above 0.
+    pub weight: u32,
+}
+
+impl PartialEq for Member {
+    fn eq(&self, other: &Self) -> bool {
+        self.weight == other.weight && self.backend.id == other.backend.id
+    }
+}
+
+impl Candidate for Member {
+    fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    fn load(&self) -> u32 {
+        self.backend.stats.active()
+    }
+
+    fn connect_cost_us(&self) -> u64 {
+        self.backend.stats.connect_cost_us()
+    }
+
+    fn identity(&self) -> u64 {
+        self.backend.identity
+    }
+}
+
+/// A pool and those of its backends that take clients now.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its identity.
+    pub id: PoolId,
+    /// Its options.
+    pub config: Arc<config::Pool>,
+    /// Its counts.
+    pub stats: Arc<PoolStats>,
+    /// The backends that take clients now, by tier, health, overrides and weight.
+    pub rotation: Vec<Member>,
+    picker: Arc<Picker>,
+}
+
+/// What became of a choice.
+#[derive(Debug)]
+pub enum Pick<'a> {
+    /// This one, and a place on it is reserved.
+    Backend(&'a Arc<Backend>, BackendSlot),
+    /// Those that could be asked are at their `max_connections`.
+    Full,
+    /// There is none left to ask.
+    Nobody,
+}
+
+impl Pool {
+    /// A pool with this rotation; the picker of `previous` is shared when its members are the same.
+    pub fn new(
+        config: Arc<config::Pool>,
+        stats: Arc<PoolStats>,
+        rotation: Vec<Member>,
+        previous: Option<&Self>,
+    ) -> Self {
+        let picker = match previous {
+            Some(old) if old.config.balance == config.balance && old.rotation == rotation => old.picker.clone(),
+            _ => Arc::new(Picker::build(kind(config.balance), &rotation)),
+        };
+        Self { id: stats.id, config, stats, rotation, picker }
+    }
+
+    /// Chooses a backend that was not tried yet and reserves a place on it.
+    ///
+    /// `client` is the hash of the client's address, `tried` whom this connection asked already.
+    pub fn pick(&self, client: u64, tried: &[BackendId], cursor: &mut Cursor, rng: &mut fastrand::Rng) -> Pick<'_> {
+        let mut somebody_is_full = false;
+        // A place may be taken by another worker between choice and reservation: then choose again among the rest.
+        let mut lost: Vec<BackendId> = Vec::new();
+        loop {
+            let full = std::cell::Cell::new(false);
+            let usable = |at: usize| {
+                let backend = &self.rotation[at].backend;
+                if tried.contains(&backend.id) || lost.contains(&backend.id) {
+                    return false;
+                }
+                let free = backend.config.max_connections.is_none_or(|max| backend.stats.active() < max.get());
+                full.set(full.get() || !free);
+                free
+            };
+            let choice = self.picker.pick(&self.rotation, client, cursor, rng, usable);
+            somebody_is_full |= full.get();
+            let Some(at) = choice else {
+                return if somebody_is_full { Pick::Full } else { Pick::Nobody };
+            };
+            let backend = &self.rotation[at].backend;
+            let max = backend.config.max_connections.map_or(u32::MAX, std::num::NonZero::get);
+            match BackendSlot::take(&backend.stats, max) {
+                Some(slot) => return Pick::Backend(backend, slot),
+                None => {
+                    somebody_is_full = true;
+                    lost.push(backend.id);
+                }
+            }
+        }
+    }
+}
+
+fn kind(balance: Balance) -> balance::Kind {
+    match balance {
+        Balance::RoundRobin => balance::Kind::RoundRobin,
+        Balance::LeastConn => balance::Kind::LeastConn,
+        Balance::LeastTime => balance::Kind::LeastTime,
+        Balance::Random => balance::Kind::Random,
+        Balance::IpHash => balance::Kind::IpHash,
+        Balance::First => balance::Kind::First,
+    }
+}
+
+/// Makes the one writer and the first view.
+pub fn channel(first: Snapshot) -> (Publisher, View) {
+    let current = Arc::new(ArcSwap::from_pointee(first));
+    (Publisher { current: current.clone() }, View { cache: Cache::new(current) })
+}
+
+/// The one writer of snapshots.
+#[derive(Debug)]
+pub struct Publisher {
+    current: Arc<ArcSwap<Snapshot>>,
+}
+
+impl Publisher {
+    /// Swaps the snapshot that everybody sees; the generation must have grown.
+    pub fn publish(&mut self, next: Snapshot) {
+        debug_assert!(next.generation > self.current.load().generation);
+        self.current.store(Arc::new(next));
+    }
+
+    /// What is published now.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+}
+
+/// A reader's handle: a load costs one comparison while nothing has changed.
+#[derive(Clone, Debug)]
+pub struct View {
+    cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+}
+
+impl View {
+    /// The snapshot of now.
+    #[inline]
+    pub fn load(&mut self) -> &Arc<Snapshot> {
+        self.cache.load()
+    }
+}
