@@ -80,4 +80,6 @@ pub mod queue;
 pub mod reason;
 pub mod snapshot;
 pub mod stats;
+pub mod sys;
+pub mod tcp;
 pub mod timer;
