@@ -83,3 +83,4 @@ pub mod stats;
 pub mod sys;
 pub mod tcp;
 pub mod timer;
+pub mod worker;

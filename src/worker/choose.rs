@@ -1,0 +1,221 @@
+//! The choice of a backend for a client: connect, on failure another one, or a place in the pool's queue.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Note;
+use super::connection::Step;
+use super::mailbox::Message;
+use super::token::{Key, Source};
+use super::turn::Worker;
+use crate::balance::{self, Cursor};
+use crate::config::Endpoint;
+use crate::id::Side;
+use crate::queue::Waiter;
+use crate::reason::{CloseReason, ConnectFailure};
+use crate::snapshot::{Backend, Pick, Pool};
+use crate::stats::{BackendSlot, PoolStats};
+use crate::sys::socket::Socket;
+use crate::tcp::relay::End;
+
+/// Pause before backends that failed are asked once more: all were tried and attempts are left.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// What one try to find a backend came to.
+enum Outcome {
+    /// It goes on by itself: connecting, or pausing.
+    UnderWay,
+    /// Those that are left are at their limit.
+    Full(Arc<Pool>),
+    Ended(CloseReason),
+}
+
+impl Worker {
+    /// Finds a backend and starts to connect.
+    pub fn choose(&mut self, key: Key) {
+        let outcome = self.try_backends(key);
+        self.follow(key, outcome);
+    }
+
+    fn follow(&mut self, key: Key, outcome: Outcome) {
+        match outcome {
+            Outcome::UnderWay => {}
+            Outcome::Full(pool) => self.line_up(key, &pool),
+            Outcome::Ended(reason) => self.close(key, End::reset(reason)),
+        }
+    }
+
+    /// Asks one backend after the other until an attempt is under way or all are used up.
+    fn try_backends(&mut self, key: Key) -> Outcome {
+        loop {
+            let connection = &mut self.connections[key.slot as usize];
+            let client = connection.client_address().map_or(connection.id, |address| client_hash(address.ip()));
+            let Some(setup) = &mut connection.setup else { return Outcome::UnderWay };
+            if let Some(listener) = self.snapshot.listener(setup.listener.id) {
+                setup.listener = listener.clone();
+            }
+            let pool = setup.listener.pool.clone();
+            if u32::from(connection.attempts) >= pool.config.connect.attempts.get() {
+                return Outcome::Ended(given_up(setup.last_failure));
+            }
+            let index = self.index as u32;
+            let cursor = self.cursors.entry(pool.id).or_insert_with(|| Cursor::new(index));
+            match pool.pick(client, &setup.tried, cursor, &mut self.rng) {
+                Pick::Backend(backend, place) => {
+                    connection.attempts += 1;
+                    match self.connect(key, &pool, backend, place) {
+                        Ok(()) => return Outcome::UnderWay,
+                        Err(failure) => self.note_failure(key, failure),
+                    }
+                }
+                Pick::Full => return Outcome::Full(pool),
+                Pick::Nobody if setup.tried.is_empty() => {
+                    pool.stats.cell(self.index).no_backend.add(1);
+                    return Outcome::Ended(CloseReason::NoBackend);
+                }
+                Pick::Nobody => {
+                    setup.tried.clear();
+                    self.wait(key, Step::Pause, RETRY_PAUSE);
+                    return Outcome::UnderWay;
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, key: Key, pool: &Pool, backend: &Backend, place: BackendSlot) -> Result<(), ConnectFailure> {
+        let connection = &mut self.connections[key.slot as usize];
+        if connection.attempts > 1 {
+            backend.stats.cell(self.index).retries.add(1);
+        }
+        connection.place = Some(place);
+        let socket = match &backend.endpoint {
+            Endpoint::Ip(address) => Socket::connect_ip(*address, pool.config.source),
+            Endpoint::Unix(path) => Socket::connect_unix(path),
+        };
+        let socket = socket.map_err(|error| failure_of(&error))?;
+        let fd = socket.as_raw_fd();
+        connection.backend = Some(socket);
+        self.watch(fd, key, Side::Backend).map_err(|_| ConnectFailure::NoResource)?;
+        self.wait(key, Step::Connect(self.now), pool.config.connect.timeout);
+        Ok(())
+    }
+
+    /// Goes to the next step of the set-up, for so long.
+    fn wait(&mut self, key: Key, step: Step, time: Duration) {
+        let deadline = self.tick().after(time);
+        if let Some(setup) = &mut self.connections[key.slot as usize].setup {
+            setup.step = step;
+            setup.deadline = deadline;
+        }
+        self.arm(key);
+    }
+
+    /// The attempt under way has failed: on to the next one.
+    pub fn attempt_failed(&mut self, key: Key, failure: ConnectFailure) {
+        self.note_failure(key, failure);
+        self.choose(key);
+    }
+
+    fn note_failure(&mut self, key: Key, failure: ConnectFailure) {
+        let connection = &mut self.connections[key.slot as usize];
+        connection.backend = None;
+        let Some(place) = connection.place.take() else { return };
+        let backend = place.stats().clone();
+        drop(place);
+        if let Some(setup) = &mut connection.setup {
+            setup.tried.push(backend.id);
+            setup.last_failure = Some(failure);
+        }
+        backend.cell(self.index).connect_failures[failure.index()].add(1);
+        if failure.blames_backend() {
+            (self.notes)(Note::ConnectFailed { backend: backend.id, failure });
+        }
+        self.call_next(&backend.pool);
+    }
+
+    pub fn line_up(&mut self, key: Key, pool: &Pool) {
+        let queue = &pool.config.queue;
+        if !pool.stats.queue.join(self.waiter(key), queue.max) {
+            return self.close(key, End::reset(CloseReason::QueueFull));
+        }
+        self.wait(key, Step::Queue, queue.timeout);
+        // A place may have come free between the look at the backends and the queue: let the first one look again.
+        self.call_next(&pool.stats);
+    }
+
+    /// This connection is the first in line now.
+    pub fn on_turn(&mut self, token: usize) {
+        let Source::Connection(key, _) = Source::of(token) else { return };
+        let Some(setup) = self.find(key).and_then(|connection| connection.setup.as_ref()) else { return };
+        if setup.step != Step::Queue {
+            return;
+        }
+        let pool = setup.listener.pool.stats.clone();
+        match self.try_backends(key) {
+            Outcome::Full(full) if full.id == pool.id => {
+                if pool.queue.back() {
+                    self.call_next(&pool);
+                }
+            }
+            outcome => {
+                pool.queue.leave(self.waiter(key));
+                if let Some(setup) = &mut self.connections[key.slot as usize].setup
+                    && setup.step == Step::Queue
+                {
+                    setup.step = Step::Pause;
+                }
+                self.follow(key, outcome);
+                self.call_next(&pool);
+            }
+        }
+    }
+
+    /// Calls whoever is first in the pool's queue.
+    pub fn call_next(&mut self, pool: &PoolStats) {
+        if pool.queue.is_empty() {
+            return;
+        }
+        if let Some(waiter) = pool.queue.call() {
+            self.mailboxes[waiter.worker].put(Message::Turn(waiter.token));
+        }
+    }
+
+    /// What the queue knows a connection by.
+    pub fn waiter(&self, key: Key) -> Waiter {
+        Waiter { worker: self.index, token: key.token(Side::Client) }
+    }
+}
+
+fn client_hash(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => balance::hash(&address.octets()),
+        IpAddr::V6(address) => balance::hash(&address.octets()),
+    }
+}
+
+fn given_up(failure: Option<ConnectFailure>) -> CloseReason {
+    match failure {
+        Some(ConnectFailure::Timeout) => CloseReason::ConnectTimeout,
+        Some(ConnectFailure::NoPort) => CloseReason::PortExhausted,
+        Some(ConnectFailure::NoResource) => CloseReason::ResourceExhausted,
+        _ => CloseReason::ConnectFailed,
+    }
+}
+
+/// What a failed connect(2), or the error it ended with, means.
+pub fn failure_of(error: &io::Error) -> ConnectFailure {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => ConnectFailure::NoResource,
+        // EAGAIN is a unix socket whose backlog is full (unix(7)).
+        Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::EAGAIN | libc::ENOENT) => ConnectFailure::Refused,
+        Some(libc::ETIMEDOUT) => ConnectFailure::Timeout,
+        Some(
+            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ENETDOWN | libc::EACCES | libc::EPERM,
+        ) => ConnectFailure::Unreachable,
+        Some(libc::EADDRNOTAVAIL) => ConnectFailure::NoPort,
+        _ => ConnectFailure::Other,
+    }
+}

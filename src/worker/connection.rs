@@ -1,0 +1,163 @@
+//! A connection's state in the worker: what an idle one costs is this struct, a place in the timer wheel, and nothing else.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::token::Key;
+use crate::id::BackendId;
+use crate::reason::{CloseReason, ConnectFailure};
+use crate::snapshot::Listener;
+use crate::stats::{BackendSlot, ListenerSlot};
+use crate::sys::pipe::Pipe;
+use crate::sys::socket::Socket;
+use crate::tcp::relay::Relay;
+use crate::timer::{TICK_MS, Tick};
+
+/// Later than any time.
+pub const NEVER: Tick = Tick(u64::MAX);
+
+/// A connection, from accept to its end.
+#[derive(Debug)]
+pub struct Connection {
+    pub key: Key,
+    pub client: Socket,
+    /// While connecting, and from then on.
+    pub backend: Option<Socket>,
+    pub slot: ListenerSlot,
+    /// The place reserved on the backend.
+    pub place: Option<BackendSlot>,
+    /// Until the relay has begun.
+    pub setup: Option<Box<Setup>>,
+    pub relay: Relay<Pipe>,
+    /// Who connected; `None` on a unix socket.
+    pub peer: Option<SocketAddr>,
+    /// What an accepted PROXY header said.
+    pub proxied: Option<Box<Proxied>>,
+    pub id: u64,
+    /// Microseconds since the worker's start.
+    pub opened_us: u64,
+    pub connect_us: u32,
+    pub attempts: u16,
+    /// It counts among its client's connections.
+    pub limited: bool,
+    /// The backend side sends small segments at once.
+    pub nodelay: bool,
+    /// Dead-peer detection is on.
+    pub watched: bool,
+    /// One side has ended or failed, and the timer knows that the rest has less time.
+    pub hurried: bool,
+    /// It is on the run queue.
+    pub on_run_queue: bool,
+    /// When bytes moved last.
+    pub active_at: Tick,
+    /// 0 = never.
+    pub idle_ticks: u32,
+    pub half_close_ticks: u32,
+    /// When it will be ended by force; [`NEVER`] unless something says so.
+    pub kill_at: Tick,
+    pub kill_reason: CloseReason,
+    /// When the log hears of it next; [`NEVER`] = only at its end.
+    pub report_at: Tick,
+}
+
+/// Source and destination that a PROXY header told.
+#[derive(Clone, Copy, Debug)]
+pub struct Proxied {
+    pub client: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// What a connection needs until it is established; given back then.
+#[derive(Debug)]
+pub struct Setup {
+    pub listener: Arc<Listener>,
+    pub step: Step,
+    pub deadline: Tick,
+    /// Backends that failed for this connection.
+    pub tried: Vec<BackendId>,
+    pub last_failure: Option<ConnectFailure>,
+    /// What the client sent before the relay began: a PROXY header in parts, then what came behind it.
+    pub received: Vec<u8>,
+}
+
+/// What a connection that is being set up waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The client's PROXY header.
+    Header,
+    /// A backend under its limit.
+    Queue,
+    /// The backend's answer; connecting since then.
+    Connect(Duration),
+    /// A moment, because every backend was tried and more attempts are left.
+    Pause,
+}
+
+impl Connection {
+    /// Whether it has a place on this backend.
+    pub fn is_on(&self, backend: BackendId) -> bool {
+        self.place.as_ref().is_some_and(|place| place.stats().id == backend)
+    }
+
+    /// The client's address, as its PROXY header has it where one was accepted.
+    pub fn client_address(&self) -> Option<SocketAddr> {
+        self.proxied.as_ref().map_or(self.peer, |proxied| Some(proxied.client))
+    }
+
+    /// The address the client spoke to: a system call unless a PROXY header told it.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.proxied.as_ref().map_or_else(|| self.client.local_address(), |proxied| Some(proxied.local))
+    }
+
+    /// How long ago it was accepted.
+    pub fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_micros(self.opened_us))
+    }
+
+    /// When a timer has to look at it next, unless something moves.
+    pub fn deadline(&self) -> Tick {
+        if let Some(setup) = &self.setup {
+            return setup.deadline.min(self.kill_at);
+        }
+        let silent = self.silence().map_or(NEVER, |(ticks, _)| Tick(self.active_at.0 + u64::from(ticks)));
+        silent.min(self.kill_at).min(self.report_at)
+    }
+
+    /// How long it may be silent, and what its end is called then.
+    pub fn silence(&self) -> Option<(u32, CloseReason)> {
+        if self.relay.is_half_closed() {
+            let ticks = match self.idle_ticks {
+                0 => self.half_close_ticks,
+                idle => idle.min(self.half_close_ticks),
+            };
+            return Some((ticks, CloseReason::HalfCloseTimeout));
+        }
+        (self.idle_ticks > 0).then_some((self.idle_ticks, CloseReason::ClientIdle))
+    }
+}
+
+/// A duration in ticks of the wheel, rounded up; what is longer than a year is a year.
+pub fn ticks(duration: Duration) -> u32 {
+    const YEAR_TICKS: u64 = 365 * 86_400_000 / TICK_MS;
+    let ticks = duration.as_millis().div_ceil(u128::from(TICK_MS));
+    u64::try_from(ticks).unwrap_or(YEAR_TICKS).min(YEAR_TICKS) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_costs_at_most_256_bytes() {
+        assert!(size_of::<Connection>() <= 256, "{}", size_of::<Connection>());
+    }
+
+    #[test]
+    fn a_duration_is_never_cut_short_by_the_wheel() {
+        assert_eq!(ticks(Duration::ZERO), 0);
+        assert_eq!(ticks(Duration::from_millis(1)), 1);
+        assert_eq!(ticks(Duration::from_millis(TICK_MS)), 1);
+        assert_eq!(ticks(Duration::from_millis(TICK_MS + 1)), 2);
+    }
+}

@@ -1,0 +1,201 @@
+//! The data plane: worker threads that accept clients, connect them to backends and carry their bytes.
+
+mod accept;
+mod choose;
+mod commands;
+mod connection;
+mod mailbox;
+mod open;
+mod tcp;
+mod token;
+mod turn;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mio::{Poll, Token, Waker};
+
+use crate::access::Journal;
+use crate::config::{Access, Bind};
+use crate::id::{BackendId, ListenerId};
+use crate::reason::ConnectFailure;
+use crate::snapshot::View;
+use crate::stats::WorkersStats;
+pub use crate::tcp::conduit::PIPES_MAX;
+use mailbox::{Mailbox, Message};
+use token::Source;
+use turn::{Shared, Worker};
+
+/// How the workers run; fixed for the life of the process.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Pin worker i to core i.
+    pub pin: bool,
+    /// Kernel pipes that each worker may hold, for streams; 0 = everything is copied.
+    pub pipes_max: usize,
+    /// Which events go into the journal.
+    pub access: Access,
+}
+
+/// What control tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept from this bound and listening, non-blocking socket.
+    Listen {
+        /// Whose it is.
+        listener: ListenerId,
+        /// Where it is bound, as the file has it: with the listener its identity.
+        bind: Bind,
+        /// The worker closes its descriptor when told to [`Command::Unlisten`].
+        socket: OwnedFd,
+    },
+    /// Take what waits in the backlog, then close the socket.
+    Unlisten {
+        /// Whose it is.
+        listener: ListenerId,
+        /// Which of its sockets.
+        bind: Bind,
+    },
+    /// End these connections: they are left alone until `deadline - spread`, then ended evenly, all by `deadline`.
+    /// [`Scope::All`] closes all listening sockets too.
+    Drain {
+        /// Which connections.
+        scope: Scope,
+        /// From now.
+        deadline: Duration,
+        /// The last part of `deadline`.
+        spread: Duration,
+    },
+    /// The backend is down: end its connections, evenly over `spread`.
+    CloseBackend {
+        /// Whose connections.
+        backend: BackendId,
+        /// From now.
+        spread: Duration,
+    },
+    /// A new snapshot is there: look at it even when nothing else happens.
+    Wake,
+    /// End every connection now, then the thread.
+    Stop,
+}
+
+/// Whose connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody's: the process goes away.
+    All,
+    /// Those of a listener that was removed.
+    Listener(ListenerId),
+    /// Those of a backend that was removed.
+    Backend(BackendId),
+}
+
+/// What a worker tells control.
+#[derive(Clone, Copy, Debug)]
+pub enum Note {
+    /// An attempt to connect failed.
+    ConnectFailed {
+        /// At whom.
+        backend: BackendId,
+        /// How.
+        failure: ConnectFailure,
+    },
+    /// The backend reset a connection before either side had sent a byte.
+    EarlyReset {
+        /// Which one.
+        backend: BackendId,
+    },
+}
+
+/// Where workers put their notes; must not block, and may lose a note when control is overwhelmed.
+pub type Notes = Arc<dyn Fn(Note) + Send + Sync>;
+
+/// The running workers.
+pub struct Workers {
+    mailboxes: Arc<[Mailbox]>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").field("count", &self.threads.len()).finish_non_exhaustive()
+    }
+}
+
+impl Workers {
+    /// Starts one thread for each cell of `stats`.
+    ///
+    /// # Errors
+    /// When a thread, a poll or a wake-up descriptor cannot be made.
+    pub fn start(
+        options: &Options,
+        view: &View,
+        stats: &WorkersStats,
+        journal: &Arc<Journal>,
+        notes: &Notes,
+    ) -> io::Result<Self> {
+        let polls = (0..stats.len()).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
+        let mailboxes: Arc<[Mailbox]> = polls
+            .iter()
+            .map(|poll| Ok(Mailbox::new(Waker::new(poll.registry(), Token(Source::mailbox()))?)))
+            .collect::<io::Result<_>>()?;
+        let shared = Shared {
+            options: options.clone(),
+            view: view.clone(),
+            mailboxes: mailboxes.clone(),
+            workers: stats.clone(),
+            journal: journal.clone(),
+            notes: notes.clone(),
+            start: start_of_time(),
+        };
+        let mut threads = Vec::with_capacity(polls.len());
+        for (index, poll) in polls.into_iter().enumerate() {
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            threads.push(thread.spawn(move || {
+                if let Err(error) = Worker::new(index, poll, shared).run() {
+                    tracing::error!(worker = index, %error, "the worker's event loop failed and it has ended");
+                }
+            })?);
+        }
+        Ok(Self { mailboxes, threads })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Whether all threads still run.
+    pub fn alive(&self) -> bool {
+        self.threads.iter().all(|thread| !thread.is_finished())
+    }
+
+    /// Tells one worker.
+    pub fn tell(&self, worker: usize, command: Command) {
+        self.mailboxes[worker].put(Message::Command(command));
+    }
+
+    /// Tells all workers the same.
+    pub fn tell_all(&self, command: impl Fn() -> Command) {
+        for mailbox in self.mailboxes.iter() {
+            mailbox.put(Message::Command(command()));
+        }
+    }
+
+    /// Waits until every thread has ended, after [`Command::Stop`].
+    pub fn join(self) {
+        for thread in self.threads {
+            // A worker that panicked has taken the process with it (panic = "abort" in releases).
+            let _ = thread.join();
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // the workers' common start of time
+fn start_of_time() -> Instant {
+    Instant::now()
+}

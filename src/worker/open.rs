@@ -1,0 +1,218 @@
+//! From a fresh client to a relay: its PROXY header, its limits, and the beginning once a backend answers.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Token};
+
+use super::accept::{is_allowed, must_send_header};
+use super::choose::failure_of;
+use super::connection::{Connection, NEVER, Proxied, Setup, Step, ticks};
+use super::mailbox::Fresh;
+use super::token::Key;
+use super::turn::Worker;
+use crate::access::EventKind;
+use crate::config::{Access, SendProxy};
+use crate::id::Side;
+use crate::limit::ClientKey;
+use crate::reason::{CloseReason, ConnectFailure};
+use crate::snapshot::Listener;
+use crate::tcp::proxy_header::{self, Parsed};
+use crate::tcp::relay::{End, Readiness, Relay};
+use crate::timer::Tick;
+
+/// How long a peer of `accept_proxy` may take to send its header.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes read at once while a header is awaited, small so that header and rest fit into one preload.
+const HEADER_READ_BYTES: usize = 4096;
+
+/// How often the access log hears of a connection that lasts, with `access = "all"`.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(60);
+
+impl Worker {
+    /// Takes a fresh client in.
+    pub fn open(&mut self, fresh: Fresh) {
+        let now = self.tick();
+        let id = self.next_id();
+        let key = Key::new(self.connections.vacant_key(), self.opened);
+        let awaits_header = must_send_header(&fresh.listener, fresh.peer);
+        let config = &fresh.listener.config;
+        let setup = Setup {
+            listener: fresh.listener.clone(),
+            step: Step::Header,
+            deadline: now.after(HEADER_TIMEOUT),
+            tried: Vec::new(),
+            last_failure: None,
+            received: Vec::new(),
+        };
+        let connection = Connection {
+            key,
+            idle_ticks: config.idle_timeout.map_or(0, ticks),
+            half_close_ticks: ticks(config.half_close_timeout),
+            client: fresh.client,
+            backend: None,
+            slot: fresh.slot,
+            place: None,
+            setup: Some(Box::new(setup)),
+            relay: Relay::default(),
+            peer: fresh.peer,
+            proxied: None,
+            id,
+            opened_us: self.now.as_micros() as u64,
+            connect_us: 0,
+            attempts: 0,
+            limited: false,
+            nodelay: false,
+            watched: false,
+            hurried: false,
+            on_run_queue: false,
+            active_at: now,
+            kill_at: NEVER,
+            kill_reason: CloseReason::Drained,
+            report_at: if self.options.access == Access::All { now.after(REPORT_INTERVAL) } else { NEVER },
+        };
+        let fd = connection.client.as_raw_fd();
+        self.connections.insert(connection);
+        if self.watch(fd, key, Side::Client).is_err() {
+            return self.close(key, End::reset(CloseReason::ResourceExhausted));
+        }
+        if awaits_header {
+            self.arm(key);
+        } else {
+            self.welcome(key);
+        }
+    }
+
+    /// One epoll_ctl(2) for the life of a socket: edge-triggered, both ways, with urgent data.
+    pub fn watch(&self, fd: i32, key: Key, side: Side) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        self.poll.registry().register(&mut SourceFd(&fd), Token(key.token(side)), interest)
+    }
+
+    /// An event while the connection is being set up.
+    pub fn on_setup_event(&mut self, key: Key, side: Side, ready: Readiness) {
+        let connection = &mut self.connections[key.slot as usize];
+        let Some(setup) = &mut connection.setup else { return };
+        // The relay is told already: what is ready now will be ready when it begins.
+        connection.relay.event(side, ready);
+        match (side, setup.step) {
+            (Side::Client, Step::Header) => self.read_header(key),
+            (Side::Client, _) if ready.error => self.close(key, End::reset(CloseReason::ClientReset)),
+            (Side::Backend, Step::Connect(since)) => {
+                let hung = ready.error || !ready.writable;
+                let error = match (&connection.backend, hung) {
+                    (Some(backend), true) => backend.take_error(),
+                    _ => None,
+                };
+                match error {
+                    Some(error) => self.attempt_failed(key, failure_of(&error)),
+                    None if ready.writable => self.connected(key, since),
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The time of the present step is over.
+    pub fn on_setup_timer(&mut self, key: Key) {
+        let Some(setup) = &self.connections[key.slot as usize].setup else { return };
+        match setup.step {
+            Step::Header => self.close(key, End::reset(CloseReason::BadProxyHeader)),
+            Step::Queue => self.close(key, End::reset(CloseReason::QueueTimeout)),
+            Step::Connect(_) => self.attempt_failed(key, ConnectFailure::Timeout),
+            Step::Pause => self.choose(key),
+        }
+    }
+
+    fn read_header(&mut self, key: Key) {
+        let connection = &mut self.connections[key.slot as usize];
+        let Some(setup) = &mut connection.setup else { return };
+        loop {
+            let got = match connection.client.recv(&mut self.room.scratch[..HEADER_READ_BYTES]) {
+                Ok(0) => return self.close(key, End::reset(CloseReason::BadProxyHeader)),
+                Ok(got) => got,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.close(key, End::reset(CloseReason::ClientReset)),
+            };
+            setup.received.extend_from_slice(&self.room.scratch[..got]);
+            match proxy_header::parse(&setup.received) {
+                Ok(Parsed::Incomplete) => {}
+                Ok(Parsed::Done { consumed, source }) => {
+                    setup.received.drain(..consumed);
+                    connection.proxied = source.map(|(client, local)| Box::new(Proxied { client, local }));
+                    return self.welcome_proxied(key);
+                }
+                Err(_) => return self.close(key, End::reset(CloseReason::BadProxyHeader)),
+            }
+        }
+    }
+
+    fn welcome_proxied(&mut self, key: Key) {
+        let connection = &self.connections[key.slot as usize];
+        let Some(setup) = &connection.setup else { return };
+        let denied = connection.client_address().is_some_and(|client| !is_allowed(&setup.listener, client.ip()));
+        if denied {
+            return self.close(key, End::reset(CloseReason::Denied));
+        }
+        self.welcome(key);
+    }
+
+    /// The client's address is known and allowed: its own limits, then the choice of a backend.
+    fn welcome(&mut self, key: Key) {
+        let connection = &mut self.connections[key.slot as usize];
+        let limits = connection.slot.stats();
+        if let Some(client) = connection.client_address() {
+            match limits.clients.admit(ClientKey::from(client.ip()), self.now) {
+                Ok(()) => connection.limited = true,
+                Err(_) => return self.close(key, End::reset(CloseReason::Limited)),
+            }
+        }
+        let Some(pool) = connection.setup.as_ref().map(|setup| setup.listener.pool.clone()) else { return };
+        if !pool.stats.queue.is_empty() {
+            // Somebody waits already: nobody overtakes.
+            return self.line_up(key, &pool);
+        }
+        self.choose(key);
+    }
+
+    /// The backend answers: the relay begins.
+    fn connected(&mut self, key: Key, since: Duration) {
+        let connection = &mut self.connections[key.slot as usize];
+        let (Some(setup), Some(place)) = (connection.setup.take(), &connection.place) else {
+            return;
+        };
+        let took = self.now.saturating_sub(since);
+        let stats = place.stats();
+        stats.note_connect(took);
+        let cell = stats.cell(self.index);
+        cell.established.add(1);
+        cell.connects.record(took);
+        connection.connect_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        let greeting = greeting(&setup.listener, connection);
+        connection.relay.to_backend.preload(&greeting, &setup.received);
+        connection.active_at = Tick::at(self.now);
+        connection.relay.event(Side::Backend, Readiness { writable: true, ..Readiness::default() });
+        if self.options.access == Access::All {
+            self.report(key, EventKind::Open, None);
+        }
+        self.arm_relay(key);
+        self.pump(key);
+    }
+}
+
+/// The PROXY header that the pool's backends expect.
+fn greeting(listener: &Arc<Listener>, connection: &Connection) -> Vec<u8> {
+    let mut out = Vec::new();
+    let addresses = || connection.client_address().zip(connection.local_address());
+    match listener.pool.config.send_proxy {
+        SendProxy::Off => {}
+        SendProxy::V1 => proxy_header::write_v1(&mut out, addresses()),
+        SendProxy::V2 => proxy_header::write_v2(&mut out, addresses()),
+    }
+    out
+}

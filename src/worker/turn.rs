@@ -1,0 +1,232 @@
+//! The one loop of a worker thread.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant, SystemTime};
+
+use mio::{Events, Poll};
+use slab::Slab;
+
+use super::accept::Listening;
+use super::connection::Connection;
+use super::mailbox::{Mailbox, Message};
+use super::token::{Key, Source};
+use super::{Notes, Options};
+use crate::access::{Event, Journal};
+use crate::balance::Cursor;
+use crate::id::PoolId;
+use crate::snapshot::{Snapshot, View};
+use crate::stats::{WorkerStats, WorkersStats};
+use crate::sys::pipe::Pipe;
+use crate::tcp::conduit::Room;
+use crate::tcp::relay::Readiness;
+use crate::timer::{Tick, Wheel};
+
+/// Events taken from the kernel at once.
+const EVENTS_MAX: usize = 256;
+
+/// What a worker thread owns.
+pub struct Worker {
+    pub index: usize,
+    pub options: Options,
+    pub poll: Poll,
+    start: Instant,
+    /// Since `start`, as of this turn.
+    pub now: Duration,
+    view: View,
+    /// What holds in this turn.
+    pub snapshot: Arc<Snapshot>,
+    pub listening: Slab<Listening>,
+    /// Listening sockets that may have connections waiting.
+    pub acceptable: Vec<usize>,
+    pub connections: Slab<Connection>,
+    /// Connections opened so far: the source of generations and log ids.
+    pub opened: u64,
+    pub wheel: Wheel,
+    pub room: Room<Pipe>,
+    /// Connections that have more to do without an event.
+    pub run_queue: Vec<Key>,
+    pub cursors: HashMap<PoolId, Cursor>,
+    pub rng: fastrand::Rng,
+    /// One for each worker; ours stands at `index`.
+    pub mailboxes: Arc<[Mailbox]>,
+    pub workers: WorkersStats,
+    pub journal: Arc<Journal>,
+    /// Events of this turn on their way to the journal.
+    pub events: Vec<Event>,
+    pub notes: Notes,
+    pub stopping: bool,
+}
+
+/// What all workers share.
+#[derive(Clone)]
+pub struct Shared {
+    pub options: Options,
+    pub view: View,
+    pub mailboxes: Arc<[Mailbox]>,
+    pub workers: WorkersStats,
+    pub journal: Arc<Journal>,
+    pub notes: Notes,
+    pub start: Instant,
+}
+
+impl Worker {
+    pub fn new(index: usize, poll: Poll, mut shared: Shared) -> Self {
+        let snapshot = shared.view.load().clone();
+        Self {
+            index,
+            room: Room::new(shared.options.pipes_max),
+            options: shared.options,
+            poll,
+            start: shared.start,
+            now: Duration::ZERO,
+            view: shared.view,
+            snapshot,
+            listening: Slab::new(),
+            acceptable: Vec::new(),
+            connections: Slab::new(),
+            opened: 0,
+            wheel: Wheel::new(Tick(0)),
+            run_queue: Vec::new(),
+            cursors: HashMap::new(),
+            rng: fastrand::Rng::new(),
+            mailboxes: shared.mailboxes,
+            workers: shared.workers,
+            journal: shared.journal,
+            events: Vec::new(),
+            notes: shared.notes,
+            stopping: false,
+        }
+    }
+
+    /// Runs until told to stop.
+    ///
+    /// # Errors
+    /// When epoll itself fails, which it does only when this program is wrong.
+    pub fn run(mut self) -> io::Result<()> {
+        if self.options.pin
+            && let Err(error) = crate::sys::process::pin_thread(self.index)
+        {
+            tracing::warn!(worker = self.index, %error, "the worker could not be pinned to a core");
+        }
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut fired = Vec::new();
+        let mut messages = Vec::new();
+        while !self.stopping {
+            match self.poll.poll(&mut events, self.patience()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let began = clock();
+            self.now = began - self.start;
+            self.refresh();
+            for event in &events {
+                match Source::of(event.token().0) {
+                    Source::Connection(key, side) => self.on_event(key, side, readiness(event)),
+                    Source::Listening(at) => self.acceptable.push(at),
+                    Source::Mailbox => self.read_mail(&mut messages),
+                }
+            }
+            self.accept_all();
+            for key in std::mem::take(&mut self.run_queue) {
+                self.on_run_queue(key);
+            }
+            self.wheel.expire(self.tick(), &mut fired);
+            for slot in fired.drain(..) {
+                self.on_timer(slot);
+            }
+            self.tell_of_turn(began);
+        }
+        Ok(())
+    }
+
+    /// Now, in ticks.
+    pub fn tick(&self) -> Tick {
+        Tick::at(self.now)
+    }
+
+    /// This worker's own counts.
+    pub fn stats(&self) -> &WorkerStats {
+        &self.workers[self.index]
+    }
+
+    /// How long the poll may wait.
+    fn patience(&self) -> Option<Duration> {
+        if !self.run_queue.is_empty() || !self.acceptable.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let next = [self.wheel.next(), self.next_accept_retry()].into_iter().flatten().min()?;
+        Some(next.since_start().saturating_sub(clock() - self.start))
+    }
+
+    /// Looks whether there is a new snapshot.
+    fn refresh(&mut self) {
+        let current = self.view.load();
+        if current.generation == self.snapshot.generation {
+            return;
+        }
+        self.snapshot = current.clone();
+        for (_, listening) in &mut self.listening {
+            if let Some(listener) = self.snapshot.listener(listening.listener.id) {
+                listening.listener = listener.clone();
+            }
+        }
+        let snapshot = self.snapshot.clone();
+        self.cursors.retain(|id, _| snapshot.pool(*id).is_some());
+        for pool in snapshot.pools() {
+            self.call_next(&pool.stats);
+        }
+    }
+
+    fn read_mail(&mut self, messages: &mut Vec<Message>) {
+        self.mailboxes[self.index].take(messages);
+        // A message may speak of what is in a snapshot that was published after this turn began.
+        self.refresh();
+        for message in messages.drain(..) {
+            match message {
+                Message::Command(command) => self.on_command(command),
+                Message::Adopt(fresh) => self.open(fresh),
+                Message::Turn(token) => self.on_turn(token),
+            }
+        }
+    }
+
+    fn tell_of_turn(&mut self, began: Instant) {
+        if !self.events.is_empty() {
+            let time_ms = wall_clock_ms();
+            for event in &mut self.events {
+                event.time_ms = time_ms;
+            }
+            self.journal.push(&mut self.events);
+        }
+        let stats = self.stats();
+        let (in_use, free) = self.room.pipes.counts();
+        stats.pipes_in_use.store(in_use as u32, Relaxed);
+        stats.pipes_free.store(free as u32, Relaxed);
+        stats.turns.record(clock() - began);
+    }
+}
+
+fn readiness(event: &mio::event::Event) -> Readiness {
+    let error = event.is_error();
+    Readiness {
+        readable: event.is_readable() || event.is_read_closed(),
+        writable: event.is_writable(),
+        // RDHUP, or HUP: both ends have sent FIN. A reset says so with an error.
+        fin: event.is_read_closed() && !error,
+        urgent: event.is_priority(),
+        error,
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // the engine's clock: the cores are given its time
+fn clock() -> Instant {
+    Instant::now()
+}
+
+#[allow(clippy::disallowed_methods)] // the time of day for the log
+fn wall_clock_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
