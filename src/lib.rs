@@ -74,6 +74,7 @@
 pub mod access;
 pub mod balance;
 pub mod config;
+pub mod health;
 pub mod id;
 pub mod limit;
 pub mod queue;

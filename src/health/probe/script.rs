@@ -1,0 +1,31 @@
+//! The `script` check: send and expect, step by step, for line protocols without a check of their own.
+//!
+//! `expect` waits until its bytes occur in what came since the last match; what stood before them is skipped. A script
+//! leaves as cleanly as its last `send` makes it (a "QUIT\r\n" where the protocol has one).
+
+use super::{Failure, Io, Talk, escape, text};
+use crate::config::Step;
+
+/// Characters shown of what was expected and of what came.
+const SHOWN_MAX: usize = 60;
+
+pub(super) async fn probe<S: Io>(stream: &mut S, steps: &[Step]) -> Result<(), Failure> {
+    let mut talk = Talk::new(stream);
+    for (index, step) in steps.iter().enumerate() {
+        let outcome = match step {
+            Step::Send(bytes) => talk.say(bytes).await.map_err(|failure| (failure, "send")),
+            Step::Expect(bytes) if bytes.is_empty() => Ok(()),
+            Step::Expect(bytes) => talk.take_through(bytes).await.map(drop).map_err(|failure| (failure, "expect")),
+        };
+        if let Err((failure, verb)) = outcome {
+            let mut why = format!("step {} ({verb}): {}", index + 1, failure.why);
+            if let Step::Expect(bytes) = step {
+                let wanted = escape(&text(bytes), SHOWN_MAX);
+                let came = escape(&text(&talk.heard), SHOWN_MAX);
+                why = format!("{why}; expected \"{wanted}\", got \"{came}\"");
+            }
+            return Err(Failure { why, ..failure });
+        }
+    }
+    Ok(())
+}
