@@ -72,8 +72,11 @@
 //! - The file is parsed, not checked: what [`config`] gives away needs no further question.
 
 pub mod access;
+pub mod api;
 pub mod balance;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod health;
 pub mod id;
 pub mod limit;

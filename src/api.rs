@@ -1,0 +1,377 @@
+//! The wire types of the admin API: what `GET /v1/status` and its kin answer, and what they accept.
+//!
+//! Written by hand and kept apart from the inner types, so that the inside may change without the outside noticing.
+//! Times are RFC 3339, durations carry their unit in the name, bytes and connections are plain numbers.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`: the whole process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Number of the snapshot that the workers act on; grows with each change.
+    pub generation: u64,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// True once the process is on its way out.
+    pub draining: bool,
+    /// The process as a whole.
+    pub process: Process,
+    /// In the order of the file.
+    pub listeners: Vec<Listener>,
+    /// In the order of the file.
+    pub pools: Vec<Pool>,
+}
+
+/// The process as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// Threads of the data plane.
+    pub workers: usize,
+    /// Connections carried now.
+    pub connections: u32,
+    /// The most that are carried at once.
+    pub max_connections: u32,
+    /// File descriptors in use.
+    pub fds_open: u64,
+    /// The limit of file descriptors (RLIMIT_NOFILE).
+    pub fds_limit: u64,
+    /// Kernel pipes that hold bytes.
+    pub pipes_in_use: u32,
+    /// Empty kernel pipes kept for the next use.
+    pub pipes_free: u32,
+    /// Access-log events lost because nobody read the log fast enough.
+    pub access_log_dropped: u64,
+    /// The last time the file was read.
+    pub last_reload: Reload,
+}
+
+/// The last time the file was read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reload {
+    /// When (RFC 3339).
+    pub at: String,
+    /// False: the file was refused and nothing changed.
+    pub ok: bool,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listener {
+    /// The table's name.
+    pub name: String,
+    /// Where it really listens: a port 0 of the file shows as the port that the kernel chose.
+    pub bind: Vec<String>,
+    /// "tcp".
+    pub protocol: String,
+    /// The pool that serves it.
+    pub pool: String,
+    /// "listening" or "draining".
+    pub state: String,
+    /// Its connections.
+    pub connections: ListenerConnections,
+    /// Bytes from clients since the start.
+    pub bytes_in: u64,
+    /// Bytes to clients since the start.
+    pub bytes_out: u64,
+}
+
+/// A listener's connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListenerConnections {
+    /// Now.
+    pub active: u32,
+    /// Since the start.
+    pub accepted: u64,
+    /// Refused by deny, allow and limits since the start.
+    pub refused: u64,
+}
+
+/// A pool: also `GET /v1/pools/{pool}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The table's name.
+    pub name: String,
+    /// How a backend is chosen, as in the file.
+    pub balance: String,
+    /// Its connections.
+    pub connections: PoolConnections,
+    /// Connections that wait for a backend.
+    pub queue: Queue,
+    /// Fewer than `panic_below` are up: health is ignored, and backends that are down take clients too.
+    pub panic: bool,
+    /// In the order of the file.
+    pub backends: Vec<Backend>,
+}
+
+/// A pool's connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoolConnections {
+    /// Now.
+    pub active: u32,
+    /// For which there was no backend, since the start.
+    pub no_backend: u64,
+}
+
+/// A pool's queue.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Queue {
+    /// Waiting now.
+    pub length: u32,
+    /// The most that may wait.
+    pub max: u32,
+}
+
+/// A backend. What the file says, what an operator overrode and what the checks observe stand apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Its name; `name@address` where a host name has several addresses.
+    pub name: String,
+    /// Where it is; the host name as in the file while it is not resolved.
+    pub address: String,
+    /// What comes of the three layers.
+    pub state: State,
+    /// Why it is in this state.
+    pub why: String,
+    /// Since when (RFC 3339).
+    pub since: String,
+    /// What the file says.
+    pub file: BackendFile,
+    /// What an operator overrode; null = nothing.
+    #[serde(rename = "override")]
+    pub operator: Option<Override>,
+    /// What checks and connections observe.
+    pub observed: Observed,
+    /// The weight that counts now, after override, state and slow start; 0 = no new clients.
+    pub weight: u32,
+    /// Its connections.
+    pub connections: BackendConnections,
+    /// Failed attempts to connect since the start.
+    pub connect_failures: u64,
+    /// Bytes to the backend since the start.
+    pub bytes_in: u64,
+    /// Bytes from the backend since the start.
+    pub bytes_out: u64,
+}
+
+/// The state of a backend that comes of file, override and observation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Takes clients.
+    Up,
+    /// The checks failed.
+    Down,
+    /// Its connections failed too often; it is left alone for a while.
+    Ejected,
+    /// An operator: no new clients, those it has stay.
+    Drain,
+    /// An operator: no new clients, and its checks do not matter; those it has stay.
+    Maint,
+    /// Its host name has no address yet.
+    Unresolved,
+}
+
+impl State {
+    /// The text of the wire and of the table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+            Self::Unresolved => "unresolved",
+        }
+    }
+}
+
+/// What the file says of a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendFile {
+    /// 0..=65535.
+    pub weight: u32,
+    /// A tier serves only when every lower one is down.
+    pub tier: u32,
+    /// Connections at once; null = no limit.
+    pub max_connections: Option<u32>,
+}
+
+/// What an operator overrode.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Override {
+    /// Null = not overridden.
+    pub state: Option<OperatorState>,
+    /// Null = not overridden.
+    pub weight: Option<u32>,
+}
+
+/// A state that an operator may set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OperatorState {
+    /// Takes clients as far as the checks allow.
+    Ready,
+    /// No new clients.
+    Drain,
+    /// No new clients, and its checks do not matter.
+    Maint,
+}
+
+impl OperatorState {
+    /// The text of the wire and of the table.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maint",
+        }
+    }
+}
+
+/// What checks and connections observe of a backend.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// What the checks say.
+    pub health: Health,
+    /// The last check; null = there was none.
+    pub last_check: Option<LastCheck>,
+    /// Left alone because its connections failed too often.
+    pub ejected: bool,
+}
+
+/// What the checks say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Good.
+    Up,
+    /// Bad.
+    Down,
+    /// No check has ended yet, or there is none.
+    Unchecked,
+}
+
+/// The last check.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastCheck {
+    /// Whether it was good.
+    pub ok: bool,
+    /// What was found.
+    pub why: String,
+    /// How long it took, in milliseconds.
+    pub took_ms: f64,
+}
+
+/// A backend's connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendConnections {
+    /// Now, those being connected included.
+    pub active: u32,
+    /// Established since the start.
+    pub total: u64,
+}
+
+/// `PUT /v1/pools/{pool}/backends/{backend}`: one of the two, or both. Answered with the [`Backend`]s it changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// A state, or "auto" to clear what was overridden, the weight too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<ChangeState>,
+    /// A weight, 0..=65535.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+}
+
+/// What `state` of a [`Change`] may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeState {
+    /// See [`OperatorState::Ready`].
+    Ready,
+    /// See [`OperatorState::Drain`].
+    Drain,
+    /// See [`OperatorState::Maint`].
+    Maint,
+    /// Clears all that was overridden.
+    Auto,
+}
+
+/// `POST /v1/reload`, when the file was taken over.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The snapshot's number afterwards.
+    pub generation: u64,
+    /// What changed, in one line.
+    pub summary: String,
+    /// What the file is warned of, and keys that need a restart.
+    pub warnings: Vec<String>,
+}
+
+/// `POST /v1/drain`, asked and answered: no new clients, and an end by the deadline at the latest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// A duration as in the file, "30s"; null = `process.drain.deadline`.
+    #[serde(default)]
+    pub deadline: Option<String>,
+}
+
+/// The answer to anything that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Error {
+    /// What, in words; may have several lines.
+    pub error: String,
+}
+
+/// The largest weight.
+pub const WEIGHT_MAX: u32 = 65_535;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_names_its_three_layers_on_the_wire() {
+        let backend = Backend {
+            name: "pg1".into(),
+            address: "10.0.0.1:5432".into(),
+            state: State::Drain,
+            why: "operator".into(),
+            since: "2026-01-01T00:00:00Z".into(),
+            file: BackendFile { weight: 100, tier: 0, max_connections: None },
+            operator: Some(Override { state: Some(OperatorState::Drain), weight: None }),
+            observed: Observed {
+                health: Health::Up,
+                last_check: Some(LastCheck { ok: true, why: "connected".into(), took_ms: 0.4 }),
+                ejected: false,
+            },
+            weight: 0,
+            connections: BackendConnections { active: 3, total: 9 },
+            connect_failures: 0,
+            bytes_in: 1,
+            bytes_out: 2,
+        };
+        let json = serde_json::to_value(&backend).expect("plain data");
+        assert_eq!(json["state"], "drain");
+        assert_eq!(json["override"], serde_json::json!({"state": "drain", "weight": null}));
+        assert_eq!(json["observed"]["health"], "up");
+        assert_eq!(json["observed"]["last_check"]["took_ms"], 0.4);
+        assert_eq!(json["file"]["weight"], 100);
+        assert_eq!(serde_json::from_value::<Backend>(json).expect("reads back"), backend);
+    }
+
+    #[test]
+    fn a_change_with_an_unknown_key_or_state_is_refused() {
+        let read = |text| serde_json::from_str::<Change>(text);
+        assert_eq!(read(r#"{"weight": 20}"#).expect("valid"), Change { state: None, weight: Some(20) });
+        assert_eq!(read(r#"{"state": "auto"}"#).expect("valid").state, Some(ChangeState::Auto));
+        assert!(read(r#"{"wieght": 20}"#).is_err());
+        assert!(read(r#"{"state": "off"}"#).is_err());
+        assert!(read(r#"{"weight": -1}"#).is_err());
+    }
+}

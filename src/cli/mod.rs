@@ -1,0 +1,177 @@
+//! The command line: arguments here, a verb a file. Every verb but `run`, `check` and `demo` is a client of the admin
+//! API and of nothing else.
+//!
+//! Exit status: 0 done, 1 it failed at run time, 2 the file or the arguments are wrong. Errors go to stderr, one cause
+//! a line, with what to do about it.
+
+mod backend;
+mod check;
+mod client;
+mod demo;
+mod drain;
+mod reload;
+mod run;
+mod status;
+mod table;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use self::client::Client;
+use crate::config::Report;
+use crate::control::log::wants_colour;
+
+/// Layer-4 load balancer: TCP by zero-copy splice, health checks, one TOML file.
+#[derive(Debug, Parser)]
+#[command(name = "evener", version, max_term_width = 100, arg_required_else_help = true)]
+struct Arguments {
+    /// The file
+    #[arg(short, long, global = true, env = "EVENER_CONFIG", value_name = "FILE")]
+    #[arg(default_value = "/etc/evener/evener.toml")]
+    config: PathBuf,
+    /// The admin socket of the running process, when it is not the one that the file names
+    #[arg(long, global = true, value_name = "PATH")]
+    admin: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run in the foreground until SIGTERM or SIGINT; SIGHUP reads the file again
+    Run,
+    /// Validate the file: all problems at once, each with its place
+    Check {
+        /// Print the effective configuration, defaults included
+        #[arg(long)]
+        print: bool,
+    },
+    /// Show listeners, pools and backends, and why each backend is in its state. A narrow terminal gets fewer columns
+    Status {
+        /// Only this pool
+        pool: Option<String>,
+        /// What the admin API answers
+        #[arg(long)]
+        json: bool,
+    },
+    /// Override a backend's state or weight until `auto`
+    Backend {
+        /// Which one, as `status` shows it
+        #[arg(value_name = "POOL/NAME", value_parser = backend::parse)]
+        which: backend::Which,
+        #[command(subcommand)]
+        change: backend::Word,
+    },
+    /// Make the running process read its file again, and say what came of it
+    Reload,
+    /// Stop accepting, let connections finish, end the process
+    Drain {
+        /// The longest that connections may take [default: process.drain.deadline of the file]
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        deadline: Option<Duration>,
+    },
+    /// See it work: backends, a balancer and a load in this terminal; no file, no root
+    Demo,
+}
+
+/// The file or the arguments are wrong: exit status 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(String);
+
+impl Misuse {
+    /// What is wrong with the file.
+    fn file(report: Report) -> Self {
+        Self(report.render(wants_colour(&std::io::stderr())))
+    }
+}
+
+/// Runs the program and maps what came of it to an exit status.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match act(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(if error.is::<Misuse>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn act(arguments: &Arguments) -> anyhow::Result<()> {
+    let client = || Client::find(&arguments.config, arguments.admin.as_deref());
+    match &arguments.verb {
+        Verb::Run => run::run(&arguments.config),
+        Verb::Check { print } => check::check(&arguments.config, *print),
+        Verb::Status { pool, json } => status::status(&client()?, pool.as_deref(), *json),
+        Verb::Backend { which, change } => backend::change(&client()?, which, *change),
+        Verb::Reload => reload::reload(&client()?),
+        Verb::Drain { deadline } => drain::drain(&client()?, *deadline),
+        Verb::Demo => demo::demo(),
+    }
+}
+
+/// One cause a line. A report of the file comes ready to print.
+fn complain(error: &anyhow::Error) {
+    let mut stderr = std::io::stderr().lock();
+    // There is nowhere left to complain when this fails.
+    let _ = match error.downcast_ref::<Misuse>() {
+        Some(Misuse(report)) => writeln!(stderr, "{}", report.trim_end()),
+        None => {
+            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+            writeln!(stderr, "error: {}", causes.join("\n").replace('\n', "\n  "))
+        }
+    };
+}
+
+/// Whether the reader of our output (`head`, a pager) has simply seen enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Whether to colour stdout.
+fn coloured() -> bool {
+    wants_colour(&std::io::stdout())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Verb, clap::Error> {
+        Arguments::try_parse_from(line.split(' ')).map(|arguments| arguments.verb)
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_file_may_be_named_before_and_after_the_verb() {
+        for line in ["evener -c /x run", "evener run -c /x", "evener run --config=/x"] {
+            let arguments = Arguments::try_parse_from(line.split(' ')).expect("valid");
+            assert_eq!(arguments.config, PathBuf::from("/x"));
+        }
+    }
+
+    #[test]
+    fn a_backend_is_named_by_pool_and_name_and_the_name_may_hold_slashes() {
+        let Ok(Verb::Backend { which, .. }) = parse("evener backend pg/unix:/run/a.sock drain") else { panic!() };
+        assert_eq!((which.pool.as_str(), which.name.as_str()), ("pg", "unix:/run/a.sock"));
+        for bad in ["pg", "/x", "pg/", "/"] {
+            let error = parse(&format!("evener backend {bad} drain")).expect_err("malformed");
+            assert_eq!(error.exit_code(), 2, "{bad}");
+        }
+        assert!(parse("evener backend pg/x weight 65536").is_err());
+        assert!(parse("evener backend pg/x weight").is_err());
+        assert!(parse("evener backend pg/x off").is_err());
+        assert!(parse("evener backend pg/x weight 0").is_ok());
+    }
+}

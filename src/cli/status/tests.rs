@@ -1,0 +1,106 @@
+//! Tests: the tables, as an operator reads them.
+
+use super::*;
+use crate::api::{
+    BackendConnections, BackendFile, Health, LastCheck, ListenerConnections, Observed, OperatorState, Override,
+    PoolConnections, Process, Queue, Reload,
+};
+
+fn backend(name: &str, state: State, why: &str) -> Backend {
+    Backend {
+        name: name.into(),
+        address: "10.0.0.11:5432".into(),
+        state,
+        why: why.into(),
+        since: "2026-01-01T00:00:00Z".into(),
+        file: BackendFile { weight: 100, tier: 0, max_connections: None },
+        operator: None,
+        observed: Observed { health: Health::Up, last_check: None, ejected: false },
+        weight: if state == State::Up { 100 } else { 0 },
+        connections: BackendConnections { active: 12, total: 3456 },
+        connect_failures: 0,
+        bytes_in: 1_500_000,
+        bytes_out: 7,
+    }
+}
+
+fn sample(backends: Vec<Backend>) -> Status {
+    Status {
+        version: "0.1.0".into(),
+        pid: 4242,
+        generation: 17,
+        uptime_s: 90_061,
+        draining: false,
+        process: Process {
+            workers: 4,
+            connections: 12,
+            max_connections: 40_000,
+            fds_open: 60,
+            fds_limit: 65_536,
+            pipes_in_use: 0,
+            pipes_free: 0,
+            access_log_dropped: 0,
+            last_reload: Reload { at: "2026-01-01T00:00:00Z".into(), ok: true },
+        },
+        listeners: vec![Listener {
+            name: "pg".into(),
+            bind: vec!["0.0.0.0:5432".into(), "unix:/run/pg.sock".into()],
+            protocol: "tcp".into(),
+            pool: "pg".into(),
+            state: "listening".into(),
+            connections: ListenerConnections { active: 12, accepted: 3456, refused: 0 },
+            bytes_in: 1_500_000,
+            bytes_out: 7,
+        }],
+        pools: vec![Pool {
+            name: "pg".into(),
+            balance: "least_conn".into(),
+            connections: PoolConnections { active: 12, no_backend: 0 },
+            queue: Queue { length: 0, max: 0 },
+            panic: false,
+            backends,
+        }],
+    }
+}
+
+fn at() -> SystemTime {
+    humantime::parse_rfc3339("2026-01-01T00:02:05Z").expect("a time")
+}
+
+#[test]
+fn everything_up_is_said_in_one_line_and_fits_a_wide_terminal() {
+    let mut first = backend("pg1", State::Up, "checks pass");
+    first.observed.last_check = Some(LastCheck { ok: true, why: String::new(), took_ms: 0.42 });
+    let text = whole(&sample(vec![first]), at(), Paper { coloured: false, width: None });
+    assert!(text.contains("\n1 backend of 1 up\n"), "{text}");
+    assert!(text.contains("up 1d01h"), "{text}");
+    assert!(text.contains("checks pass (0.4ms)"), "{text}");
+    assert!(text.contains("1.4MiB"), "{text}");
+    let widest = text.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(120), "{widest:?}\n{text}");
+}
+
+#[test]
+fn what_is_broken_comes_first_with_why_and_since_when() {
+    let mut drained = backend("pg2", State::Drain, "set by an operator");
+    drained.operator = Some(Override { state: Some(OperatorState::Drain), weight: Some(5) });
+    let lost = backend("pg1", State::Down, "3 checks in a row failed: refused");
+    let mut status = sample(vec![lost, drained]);
+    status.process.last_reload.ok = false;
+    let text = whole(&status, at(), Paper { coloured: false, width: None });
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[1].starts_with("! the file was refused 2m05s ago"), "{text}");
+    assert_eq!(lines[2], "! pool pg has no backend that takes clients");
+    assert_eq!(lines[3], "! pg/pg1 down for 2m05s: 3 checks in a row failed: refused");
+    assert_eq!(lines[4], "! pg/pg2 drain for 2m05s: set by an operator");
+    assert!(text.contains("weight 5 by an operator, 100 in the file"), "{text}");
+    assert!(!text.contains(" up\n"), "{text}");
+}
+
+#[test]
+fn sizes_and_ages_keep_their_width() {
+    assert_eq!([0, 1023, 1024, 1_048_570, u64::MAX].map(bytes), ["0B", "1023B", "1.0KiB", "1.0MiB", "16.0EiB"]);
+    let ages = [0, 59, 61, 3600, 86_400 * 400].map(|seconds| age(Duration::from_secs(seconds)));
+    assert_eq!(ages, ["0s", "59s", "1m01s", "1h00m", "400d00h"]);
+    assert_eq!(since("yesterday", at()), "?");
+}

@@ -1,0 +1,160 @@
+//! Signals, and the way out: stop accepting, let connections finish, end what is left by the deadline.
+
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{self, SignalKind};
+
+use super::{Failure, Supervisor, notify, now};
+use crate::worker::{Command, Scope};
+
+/// How long past the deadline is waited for the workers' last endings.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often is looked whether all connections have ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// So many looks in a row must find nothing: clients in a backlog are only seen once a worker has accepted them.
+const QUIET_LOOKS: u32 = 2;
+
+/// The signals that mean something.
+#[derive(Debug)]
+pub struct Signals {
+    hangup: unix::Signal,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGHUP.
+    Reload,
+    /// SIGTERM or SIGINT.
+    End,
+}
+
+impl Signals {
+    /// From now on these signals do not end the process by themselves.
+    ///
+    /// # Errors
+    /// When the system refuses a handler.
+    pub fn catch() -> Result<Self, Failure> {
+        let catch = |kind| unix::signal(kind).map_err(|error| Failure::System { what: "signal handlers", error });
+        Ok(Self {
+            hangup: catch(SignalKind::hangup())?,
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.terminate.recv() => Signal::End,
+            _ = self.interrupt.recv() => Signal::End,
+        }
+    }
+}
+
+/// On the way out.
+#[derive(Debug)]
+pub struct Leaving {
+    /// When it ends whatever is left.
+    until: Option<Instant>,
+    /// When to look next.
+    pub next_look: Instant,
+    quiet: u32,
+}
+
+impl Leaving {
+    /// Without waiting for anybody.
+    pub fn at_once() -> Self {
+        Self { until: None, next_look: now(), quiet: 0 }
+    }
+
+    fn until(until: Instant) -> Self {
+        Self { until: Some(until), next_look: now() + LOOK_INTERVAL, quiet: 0 }
+    }
+
+    /// Whether it is over, when so many connections are left.
+    fn is_over(&mut self, carried: u32, now: Instant) -> bool {
+        let Some(until) = self.until else { return true };
+        if now < self.next_look {
+            return false;
+        }
+        self.next_look = now + LOOK_INTERVAL;
+        self.quiet = if carried == 0 { self.quiet + 1 } else { 0 };
+        self.quiet >= QUIET_LOOKS || now >= until
+    }
+}
+
+impl Supervisor {
+    /// A signal to end: the first one drains, a second one ends at once.
+    pub(super) fn leave(&mut self) {
+        if self.leaving.is_none() {
+            self.drain(self.wanted.config.process.drain.deadline);
+            return;
+        }
+        tracing::warn!(connections = notify::carried(&self.counts), "a second signal: ending at once");
+        self.leaving = Some(Leaving::at_once());
+    }
+
+    /// No new clients from now on, and an end by the deadline at the latest.
+    pub(super) fn drain(&mut self, deadline: Duration) {
+        tracing::info!(
+            connections = notify::carried(&self.counts),
+            deadline = %humantime::format_duration(deadline),
+            "draining: no new clients, connections may finish"
+        );
+        notify::stopping();
+        // Ours are duplicates: as long as one is open, the kernel goes on taking clients.
+        self.listeners.close();
+        let spread = self.wanted.config.process.drain.spread.min(deadline);
+        self.workers.tell_all(|| Command::Drain { scope: Scope::All, deadline, spread });
+        let until = now() + deadline + GRACE;
+        let earlier = self.leaving.as_ref().and_then(|leaving| leaving.until).map_or(until, |set| set.min(until));
+        self.leaving = Some(Leaving::until(earlier));
+    }
+
+    /// Whether the way out has come to its end.
+    pub(super) fn has_left(&mut self) -> bool {
+        let carried = notify::carried(&self.counts);
+        self.leaving.as_mut().is_some_and(|leaving| leaving.is_over(carried, now()))
+    }
+
+    /// Ends the workers and writes what is left of the access log.
+    pub(super) fn end(mut self) {
+        self.workers.tell_all(|| Command::Stop);
+        self.workers.join();
+        self.listeners.close();
+        if let Some(log) = self.access_log {
+            log.end();
+        }
+        tracing::info!("ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_over_when_nothing_is_left_twice_or_at_the_deadline() {
+        let start = now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let leaving = || Leaving { until: Some(at(1000)), next_look: at(50), quiet: 0 };
+
+        let mut idle = leaving();
+        assert!(!idle.is_over(0, at(10)));
+        assert!(!idle.is_over(0, at(50)), "the first look may be too early");
+        assert!(!idle.is_over(0, at(60)), "not a look");
+        assert!(idle.is_over(0, at(100)));
+
+        let mut busy = leaving();
+        assert!(!busy.is_over(0, at(50)));
+        assert!(!busy.is_over(1, at(100)), "somebody came out of the backlog");
+        assert!(!busy.is_over(0, at(150)));
+        assert!(!busy.is_over(1, at(999)));
+        assert!(busy.is_over(1, at(1049)));
+        assert!(Leaving::at_once().is_over(9, start));
+    }
+}

@@ -1,0 +1,115 @@
+//! Tests: a scrape of made-up counts.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::super::identities::Identities;
+use super::super::listeners::Listeners;
+use super::super::resolve::Names;
+use super::super::wanted::Wanted;
+use super::super::{now, sample};
+use super::*;
+use crate::access::Journal;
+use crate::stats::WorkersStats;
+
+fn page(change: impl FnOnce(&mut Wanted, &WorkersStats)) -> String {
+    let mut identities = Identities::new(2);
+    let config = Arc::new(sample::config());
+    let mut wanted = Wanted::build(config, None, &Names::default(), &mut identities, SystemTime::UNIX_EPOCH);
+    let workers = crate::stats::workers(2);
+    change(&mut wanted, &workers);
+    let now = now();
+    render(&Scene {
+        wanted: &wanted,
+        listeners: &Listeners::new(2),
+        workers: &workers,
+        journal: &Journal::default(),
+        generation: 7,
+        max_connections: 1000,
+        fds_limit: 1024,
+        fds_open: 20,
+        started: now,
+        last_reload: (UNIX_EPOCH + Duration::from_millis(1500), true),
+        draining: false,
+        now,
+    })
+}
+
+fn known_stats(backend: &Backend) -> Arc<crate::stats::BackendStats> {
+    known(backend).expect("resolved").stats.clone()
+}
+
+#[test]
+fn counts_of_all_workers_are_added_up() {
+    let text = page(|wanted, workers| {
+        let listener = &wanted.listeners[0].stats;
+        listener.cell(0).accepted.add(3);
+        listener.cell(1).accepted.add(4);
+        listener.cell(1).closed[CloseReason::Denied.index()].add(2);
+        let backend = known_stats(&wanted.pools[0].backends[1]);
+        backend.cell(0).bytes_in.add(10);
+        backend.cell(1).bytes_in.add(5);
+        backend.cell(1).connect_failures[ConnectFailure::Refused.index()].add(9);
+        wanted.pools[0].backends[1].observed.up = Some(false);
+        workers[1].accepts.add(4);
+    });
+    for line in [
+        "evener_build_info{version=\"0.1.0\"} 1",
+        "evener_snapshot_generation 7",
+        "evener_config_last_reload_timestamp_seconds 1.5",
+        "evener_listener_connections_accepted_total{listener=\"web\"} 7",
+        "evener_listener_connections_refused_total{listener=\"web\",reason=\"denied\"} 2",
+        "evener_connections_closed_total{listener=\"web\",reason=\"denied\"} 2",
+        "evener_connections_closed_total{listener=\"web\",reason=\"client_closed\"} 0",
+        "evener_backend_up{pool=\"app\",backend=\"a\"} 1",
+        "evener_backend_up{pool=\"app\",backend=\"b\"} 0",
+        "evener_backend_weight{pool=\"app\",backend=\"a\"} 100",
+        "evener_backend_weight{pool=\"app\",backend=\"b\"} 0",
+        "evener_backend_bytes_total{pool=\"app\",backend=\"b\",direction=\"in\"} 15",
+        "evener_backend_connect_failures_total{pool=\"app\",backend=\"b\",reason=\"refused\"} 9",
+        "evener_worker_accepts_total{worker=\"1\"} 4",
+        "# TYPE evener_listener_connections_accepted_total counter",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn a_histogram_has_exact_counts_and_sums_and_its_buckets_add_up() {
+    let text = page(|wanted, _| {
+        let backend = known_stats(&wanted.pools[0].backends[0]);
+        backend.cell(0).connects.record(Duration::from_micros(100));
+        backend.cell(1).connects.record(Duration::from_micros(700));
+        backend.cell(1).connects.record(Duration::from_secs(9));
+    });
+    let of = "pool=\"app\",backend=\"a\"";
+    for (bound, count) in [("0.0001", 1), ("0.0005", 1), ("0.001", 2), ("5", 2), ("+Inf", 3)] {
+        let line = format!("evener_backend_connect_seconds_bucket{{{of},le=\"{bound}\"}} {count}\n");
+        assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+    assert!(text.contains(&format!("evener_backend_connect_seconds_sum{{{of}}} 9.0008\n")), "{text}");
+    assert!(text.contains(&format!("evener_backend_connect_seconds_count{{{of}}} 3\n")), "{text}");
+    assert!(text.contains("evener_worker_loop_seconds_count{worker=\"0\"} 0\n"), "{text}");
+}
+
+#[test]
+fn every_metric_has_its_help_and_type_once_and_every_help_its_metric() {
+    let text = page(|_, _| {});
+    for (name, help) in HELP {
+        assert_eq!(text.matches(&format!("# HELP {name} {help}\n")).count(), 1, "{name}");
+        assert_eq!(text.matches(&format!("# TYPE {name} ")).count(), 1, "{name}");
+    }
+    assert_eq!(text.matches("# HELP ").count(), HELP.len());
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (series, value) = line.rsplit_once(' ').expect("a series and its value");
+        assert!(series.starts_with("evener_") && value.parse::<f64>().is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn a_name_cannot_break_out_of_its_label() {
+    let mut out = String::new();
+    histogram(&mut out, "x", &[("pool", "a\"} 1\n\\")], &[1], std::iter::empty());
+    assert_eq!(out.lines().count(), 4);
+    assert!(out.starts_with("x_bucket{pool=\"a\\\"} 1\\n\\\\\",le=\"0.000001\"} 0\n"), "{out}");
+}

@@ -1,0 +1,407 @@
+//! The control plane: the one supervisor that owns what is wanted (file, overrides, observations), publishes what the
+//! workers act on, and answers those who ask.
+//!
+//! Everything reaches it as a message in one loop: signals, requests of the admin API, verdicts, notes of workers,
+//! answers of the resolver, time. So there is one writer, and no lock.
+//!
+//! `start` brings all up in an order in which every failure leaves nothing behind, `reload` takes a new file over,
+//! `leave` ends. `wanted` holds the three layers, `publish` makes snapshots of them, `identities` keeps the counts,
+//! `listeners` the sockets, `observe` listens to the checks. `desk`, `admin`, `http`, `status`, `metrics` are for those
+//! who ask; `notify` and `log` for those who watch.
+
+pub mod admin;
+pub mod capacity;
+pub mod desk;
+mod http;
+mod identities;
+mod leave;
+mod listeners;
+pub mod log;
+mod metrics;
+mod notify;
+mod observe;
+mod publish;
+mod reload;
+mod resolve;
+#[cfg(test)]
+mod sample;
+pub mod source;
+mod start;
+mod status;
+mod wanted;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::mpsc;
+
+use self::desk::{Desk, Refusal, Request, Requests};
+use self::identities::Identities;
+use self::leave::Leaving;
+use self::listeners::Listeners;
+use self::observe::Observers;
+use self::resolve::Names;
+use self::source::Source;
+use self::status::Scene;
+use self::wanted::Wanted;
+use crate::access::Journal;
+use crate::api::{self, ChangeState, OperatorState, State};
+use crate::config::Report;
+use crate::health::Verdict;
+use crate::id::BackendId;
+use crate::snapshot::{Publisher, Snapshot};
+use crate::stats::WorkersStats;
+use crate::worker::{Command, Note, Workers};
+
+/// Over how long the connections of a backend that went down are ended: soon, but not all at one instant.
+const DOWN_SPREAD: Duration = Duration::from_millis(500);
+/// How often is looked whether what was removed can be forgotten.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why the process cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The file is wrong: all its problems.
+    #[error("{}", .0.render(false))]
+    File(Report),
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] listeners::ListenError),
+    /// The admin socket cannot be had.
+    #[error(transparent)]
+    Admin(#[from] admin::AdminError),
+    /// The metrics' address cannot be listened on.
+    #[error("process.metrics: {address}: {error}\n{}", listeners::advise(*.address, .error))]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// What happened.
+        error: io::Error,
+    },
+    /// The system refuses something that every process needs.
+    #[error("{what}: {error}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// What happened.
+        error: io::Error,
+    },
+}
+
+/// Runs until a signal or the desk ends it. Blocks the calling thread.
+///
+/// # Errors
+/// When it cannot start; nothing is left behind then.
+pub fn run(source: Source, (desk, requests): (Desk, Requests)) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::System { what: "the control plane's event loop", error })?;
+    let result = runtime.block_on(async {
+        let supervisor = start::start(source, desk).await?;
+        supervisor.serve(requests).await;
+        Ok(())
+    });
+    // A resolver that does not answer must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Owns everything; see the module.
+struct Supervisor {
+    source: Source,
+    wanted: Wanted,
+    names: Names,
+    identities: Identities,
+    listeners: Listeners,
+    observers: Observers,
+    publisher: Publisher,
+    workers: Workers,
+    counts: WorkersStats,
+    journal: Arc<Journal>,
+    access_log: Option<log::AccessLog>,
+    /// Dropped at the end: the socket's file goes with it.
+    _admin: Option<admin::SocketFile>,
+    signals: leave::Signals,
+    inbox: Inbox,
+    /// Backends whose connections are to be ended, and when.
+    closes: BTreeMap<BackendId, Instant>,
+    next_rise: Option<Instant>,
+    next_tidy: Option<Instant>,
+    next_retry: Option<Instant>,
+    watchdog: Option<Watchdog>,
+    leaving: Option<Leaving>,
+    max_connections: u32,
+    fds_limit: u64,
+    started: Instant,
+    last_reload: (SystemTime, bool),
+    status: String,
+}
+
+/// Messages from engines and tasks.
+#[derive(Debug)]
+struct Inbox {
+    verdicts: mpsc::Receiver<Verdict>,
+    notes: mpsc::Receiver<Note>,
+    answers: mpsc::Receiver<Vec<(resolve::Name, resolve::Answer)>>,
+    answered: mpsc::Sender<Vec<(resolve::Name, resolve::Answer)>>,
+}
+
+#[derive(Debug)]
+struct Watchdog {
+    interval: Duration,
+    next: Instant,
+    pulse: notify::Pulse,
+}
+
+impl Supervisor {
+    /// The one loop.
+    async fn serve(mut self, mut requests: Requests) {
+        while !self.has_left() {
+            let deadline = self.next_deadline();
+            tokio::select! {
+                signal = self.signals.next() => self.on_signal(signal).await,
+                Some(request) = requests.recv() => self.on_request(request).await,
+                Some(verdict) = self.inbox.verdicts.recv() => self.on_verdict(verdict),
+                Some(note) = self.inbox.notes.recv() => self.on_note(note),
+                Some(answers) = self.inbox.answers.recv() => self.on_answers(answers),
+                () = sleep_until(deadline) => {}
+            }
+            self.on_time(now());
+        }
+        self.end();
+    }
+
+    async fn on_signal(&mut self, signal: leave::Signal) {
+        match signal {
+            leave::Signal::Reload => drop(self.reload().await),
+            leave::Signal::End => self.leave(),
+        }
+    }
+
+    async fn on_request(&mut self, request: Request) {
+        // Whoever asked may have gone away meanwhile: then the answer is dropped.
+        match request {
+            Request::Status(answer) => drop(answer.send(self.scene().status())),
+            Request::Metrics(answer) => drop(answer.send(metrics::render(&self.scene()))),
+            Request::Pool(name, answer) => {
+                let scene = self.scene();
+                drop(answer.send(self.wanted.pool(&name).map(|pool| scene.pool(pool))));
+            }
+            Request::Change { pool, backend, change, answer } => {
+                drop(answer.send(self.change(&pool, &backend, &change)));
+            }
+            Request::Reload(answer) => drop(answer.send(self.reload().await)),
+            Request::Config(answer) => drop(answer.send(crate::config::print(&self.wanted.config))),
+            Request::Drain(deadline, answer) => {
+                let deadline = deadline.unwrap_or(self.wanted.config.process.drain.deadline);
+                self.drain(deadline);
+                let _ = answer.send(deadline);
+            }
+            Request::Stop => self.leaving = Some(Leaving::at_once()),
+        }
+    }
+
+    /// Takes the verdicts that wait with this one: when a rack dies, its backends go in one snapshot.
+    fn on_verdict(&mut self, verdict: Verdict) {
+        let mut changed = self.observers.hear(&mut self.wanted, verdict);
+        while let Ok(verdict) = self.inbox.verdicts.try_recv() {
+            changed |= self.observers.hear(&mut self.wanted, verdict);
+        }
+        if changed {
+            self.refresh(now());
+        }
+    }
+
+    fn on_note(&mut self, note: Note) {
+        let now = now();
+        if self.observers.note(&mut self.wanted, note, now) {
+            self.refresh(now);
+        }
+    }
+
+    /// The resolver knows names that it did not know before.
+    fn on_answers(&mut self, answers: Vec<(resolve::Name, resolve::Answer)>) {
+        if self.names.learn(answers) {
+            let config = self.wanted.config.clone();
+            self.rebuild(config);
+            self.refresh(now());
+        }
+    }
+
+    /// What is due. Cheap when nothing is.
+    fn on_time(&mut self, now: Instant) {
+        if self.observers.next_deadline().is_some_and(|due| due <= now) {
+            self.observers.expire(&mut self.wanted, now);
+            self.refresh(now);
+        }
+        if self.next_rise.is_some_and(|due| due <= now) {
+            self.refresh(now);
+        }
+        let due: Vec<BackendId> = self.closes.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        for backend in due {
+            self.closes.remove(&backend);
+            self.workers.tell_all(|| Command::CloseBackend { backend, spread: DOWN_SPREAD });
+        }
+        if self.next_retry.is_some_and(|due| due <= now) {
+            self.next_retry = self.ask_again().then(|| now + resolve::RETRY_INTERVAL);
+        }
+        if self.next_tidy.is_some_and(|due| due <= now) {
+            let is_tidy = self.identities.forget(&self.wanted.in_use());
+            let fades = self.wanted.fade_connect_costs();
+            self.next_tidy = (!is_tidy || fades).then(|| now + TIDY_INTERVAL);
+        }
+        self.sign_of_life(now);
+    }
+
+    /// When [`Self::on_time`] has something to do; `None` = not by itself: an idle process sleeps.
+    fn next_deadline(&self) -> Option<Instant> {
+        let closes = self.closes.values().min().copied();
+        let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
+        let leaving = self.leaving.as_ref().map(|leaving| leaving.next_look);
+        let ejected = self.observers.next_deadline();
+        [self.next_rise, self.next_tidy, self.next_retry, ejected, closes, watchdog, leaving]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Asks for names without an address once more, without waiting for the answer. False when there are none.
+    fn ask_again(&self) -> bool {
+        let missing = self.names.missing(&self.wanted.config);
+        let is_needed = !missing.is_empty();
+        if is_needed {
+            let answered = self.inbox.answered.clone();
+            tokio::spawn(async move {
+                // The supervisor may have ended meanwhile.
+                let _ = answered.send(resolve::ask(missing).await).await;
+            });
+        }
+        is_needed
+    }
+
+    fn sign_of_life(&mut self, now: Instant) {
+        let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) else { return };
+        watchdog.next = now + watchdog.interval;
+        if watchdog.pulse.beats(&self.counts) {
+            notify::alive();
+        } else {
+            tracing::error!("a worker does not turn any more: no sign of life for the service manager");
+        }
+        // So that also an idle worker has turned by the next look.
+        self.workers.tell_all(|| Command::Wake);
+    }
+
+    /// An operator's override.
+    fn change(&mut self, pool: &str, name: &str, change: &api::Change) -> Result<Vec<api::Backend>, Refusal> {
+        let found = self.wanted.pools.iter_mut().find(|known| known.config.name == pool);
+        let Some(found) = found else { return Err(Refusal::Unknown(format!("there is no pool \"{pool}\""))) };
+        let mut names = Vec::new();
+        for backend in found.named(name) {
+            let operator = &mut backend.operator;
+            match change.state {
+                Some(ChangeState::Auto) => *operator = wanted::Override::default(),
+                Some(ChangeState::Ready) => operator.state = Some(OperatorState::Ready),
+                Some(ChangeState::Drain) => operator.state = Some(OperatorState::Drain),
+                Some(ChangeState::Maint) => operator.state = Some(OperatorState::Maint),
+                None => {}
+            }
+            operator.weight = change.weight.or(operator.weight);
+            let state = operator.state.map_or("auto", OperatorState::as_str);
+            let weight = operator.weight.map_or("auto".to_owned(), |weight| weight.to_string());
+            tracing::info!(pool, backend = backend.name, state, weight, "an operator's override");
+            names.push(backend.name.clone());
+        }
+        if names.is_empty() {
+            return Err(Refusal::Unknown(format!("pool \"{pool}\" has no backend \"{name}\"")));
+        }
+        self.refresh(now());
+        let shown = self.wanted.pool(pool).map(|pool| self.scene().pool(pool).backends).unwrap_or_default();
+        Ok(shown.into_iter().filter(|backend| names.contains(&backend.name)).collect())
+    }
+
+    /// The one funnel after every change: tells what has changed, starts what follows from it, publishes.
+    fn refresh(&mut self, now: Instant) {
+        let time = wall_clock();
+        for pool in &mut self.wanted.pools {
+            for backend in &mut pool.backends {
+                let change = backend.tell(&pool.config, now, time);
+                if let Some((from, to)) = change.state {
+                    report(pool.config.name.as_str(), backend, from, to, &pool.config);
+                }
+                let Some(id) = backend.id() else { continue };
+                if let Some(delay) = change.close {
+                    self.closes.insert(id, now + delay);
+                } else if !backend.told.down {
+                    self.closes.remove(&id);
+                }
+            }
+        }
+        self.next_rise = publish::next_rise(&mut self.wanted, now);
+        let before: Arc<Snapshot> = self.publisher.current();
+        self.publisher.publish(publish::build(&self.wanted, self.max_connections, Some(&before), now));
+        self.workers.tell_all(|| Command::Wake);
+        self.tell_status();
+    }
+
+    fn tell_status(&mut self) {
+        let backends = self.wanted.pools.iter().flat_map(|pool| pool.backends.iter().map(|b| b.state(&pool.config)));
+        let (up, all) = backends.fold((0, 0), |(up, all), state| (up + u32::from(state == State::Up), all + 1));
+        let (listeners, pools) = (self.wanted.listeners.len(), self.wanted.pools.len());
+        let status = format!("{listeners} listeners, {pools} pools, {up}/{all} backends up");
+        if status != self.status {
+            notify::status(&status);
+            self.status = status;
+        }
+    }
+
+    fn scene(&self) -> Scene<'_> {
+        Scene {
+            wanted: &self.wanted,
+            listeners: &self.listeners,
+            workers: &self.counts,
+            journal: &self.journal,
+            generation: self.publisher.current().generation,
+            max_connections: self.max_connections,
+            fds_limit: self.fds_limit,
+            fds_open: crate::sys::process::open_fds().unwrap_or(0),
+            started: self.started,
+            last_reload: self.last_reload,
+            draining: self.leaving.is_some(),
+            now: now(),
+        }
+    }
+}
+
+/// Logs a change of state, once, with its reason.
+fn report(pool: &str, backend: &wanted::Backend, from: State, to: State, config: &crate::config::Pool) {
+    let (name, from, why) = (backend.name.as_str(), from.as_str(), backend.why(config));
+    match to {
+        State::Down | State::Ejected | State::Unresolved => {
+            tracing::warn!(pool, backend = name, from, to = to.as_str(), why, "backend lost");
+        }
+        _ => tracing::info!(pool, backend = name, from, to = to.as_str(), why, "backend changed"),
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The engine's clock.
+#[allow(clippy::disallowed_methods)]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// The time of day, for people.
+#[allow(clippy::disallowed_methods)]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}

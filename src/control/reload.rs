@@ -1,0 +1,142 @@
+//! Taking a new file over: all of it or nothing. Sockets are bound first, for only that can fail; then everybody sees
+//! the new snapshot at once, and what is gone drains.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::desk::Refusal;
+use super::listeners::Order;
+use super::wanted::{Place, Wanted};
+use super::{Supervisor, TIDY_INTERVAL, capacity, log, notify, now, resolve, wall_clock};
+use crate::api;
+use crate::config::{self, Bind, Config, Drain, Endpoint};
+use crate::id::BackendId;
+use crate::worker::{Command, Scope};
+
+/// The longest that a reload waits for sockets to be closed.
+const LET_GO_TIMEOUT: Duration = Duration::from_millis(250);
+/// Between two looks whether they are.
+const LET_GO_LOOK: Duration = Duration::from_millis(5);
+
+impl Supervisor {
+    /// Reads the file again. The names that are new in it are waited for a moment, so that their backends do not
+    /// begin unresolved.
+    pub(super) async fn reload(&mut self) -> Result<api::Reloaded, Refusal> {
+        if self.leaving.is_some() {
+            return Err(Refusal::Failed("the process is ending".to_owned()));
+        }
+        notify::reloading();
+        let result = self.try_reload().await;
+        self.last_reload = (wall_clock(), result.is_ok());
+        match &result {
+            Ok(done) => {
+                for warning in &done.warnings {
+                    log::warn(warning);
+                }
+                tracing::info!(generation = done.generation, "the file was taken over: {}", done.summary);
+            }
+            Err(Refusal::Unknown(why) | Refusal::Invalid(why) | Refusal::Failed(why)) => {
+                tracing::error!("the file was not taken over, nothing has changed:\n{why}");
+            }
+        }
+        notify::ready(&self.status);
+        result
+    }
+
+    async fn try_reload(&mut self) -> Result<api::Reloaded, Refusal> {
+        let read = self.source.read().map_err(|report| Refusal::Invalid(report.render(false)))?;
+        let config = Arc::new(read.config);
+        let known: HashSet<resolve::Name> = self.names.missing(&self.wanted.config).into_iter().collect();
+        let fresh = self.names.missing(&config).into_iter().filter(|name| !known.contains(name));
+        let answers = resolve::ask(fresh.collect()).await;
+        let bound = self.listeners.bind(&config).map_err(|error| Refusal::Failed(error.to_string()))?;
+        self.names.learn(answers);
+
+        let diff = config::diff(&self.wanted.config, &config);
+        let mut warnings: Vec<String> = read.warnings.iter().map(|warning| warning.render(false)).collect();
+        warnings.extend(diff.restart.iter().map(|key| format!("process.{key} has changed: it takes a restart")));
+        if self.wanted.config.process.log.access != config.process.log.access {
+            warnings.push("process.log.access has changed: it takes a restart".to_owned());
+        }
+        let before = self.rebuild(config.clone());
+        self.max_connections = capacity::max_connections(&config, self.fds_limit, self.counts.len());
+        self.refresh(now());
+
+        match self.listeners.keep(bound, |name| self.wanted.listener_id(name)) {
+            Ok(orders) => self.order(orders),
+            Err(error) => warnings.push(format!("a new listener does not listen: {error}")),
+        }
+        let unlisten = self.listeners.release(&config, |name| before.listener_id(name));
+        self.let_go(unlisten).await;
+        let drain = config.process.drain;
+        for gone in before.listeners.iter().filter(|old| self.wanted.listener_id(&old.config.name).is_none()) {
+            let (listener, deadline, spread) = (gone.stats.id, drain.deadline, drain.spread);
+            let scope = Scope::Listener(listener);
+            self.workers.tell_all(|| Command::Drain { scope, deadline, spread });
+        }
+        if let Err(error) = self.listeners.configure(&config) {
+            warnings.push(error.to_string());
+        }
+        log::set_up(&config.process.log);
+        if let Some(access_log) = &self.access_log {
+            access_log.set_format(config.process.log.format);
+        }
+        Ok(api::Reloaded { generation: self.publisher.current().generation, summary: diff.to_string(), warnings })
+    }
+
+    /// Makes `config` what is wanted, and lets the backends go that it does not have. Returns what was wanted before.
+    pub(super) fn rebuild(&mut self, config: Arc<Config>) -> Wanted {
+        let next = Wanted::build(config.clone(), Some(&self.wanted), &self.names, &mut self.identities, wall_clock());
+        let before = std::mem::replace(&mut self.wanted, next);
+        self.names.forget(&config);
+        self.next_tidy = Some(now() + TIDY_INTERVAL);
+        self.next_retry = self.names.missing(&config).first().map(|_| now() + resolve::RETRY_INTERVAL);
+        self.observers.set(&mut self.wanted);
+        let Drain { deadline, spread } = config.process.drain;
+        for gone in gone(&before, &self.wanted) {
+            self.closes.remove(&gone);
+            self.workers.tell_all(|| Command::Drain { scope: Scope::Backend(gone), deadline, spread });
+        }
+        before
+    }
+
+    /// Tells the workers to stop listening, and waits a moment until they have: then whoever asked for the reload may
+    /// rely on it.
+    async fn let_go(&self, unlisten: Vec<Order>) {
+        let bind = |(_, command): &Order| match command {
+            Command::Unlisten { bind, .. } => Some(bind.clone()),
+            _ => None,
+        };
+        let binds: Vec<Bind> = unlisten.iter().filter_map(bind).collect();
+        self.order(unlisten);
+        let limit = now() + LET_GO_TIMEOUT;
+        while now() < limit && self.listeners.are_held(&binds) {
+            tokio::time::sleep(LET_GO_LOOK).await;
+        }
+    }
+
+    pub(super) fn order(&self, orders: Vec<Order>) {
+        for (worker, command) in orders {
+            self.workers.tell(worker, command);
+        }
+    }
+}
+
+/// Backends that are gone. One that only has another name is not: its connections stay.
+fn gone(before: &Wanted, after: &Wanted) -> Vec<BackendId> {
+    let places = |wanted: &Wanted| -> Vec<(String, Endpoint, BackendId)> {
+        let backends = wanted.pools.iter().flat_map(|pool| pool.backends.iter().map(move |b| (pool, b)));
+        let known = backends.filter_map(|(pool, backend)| match &backend.place {
+            Place::Known(known) => Some((pool.config.name.clone(), known.endpoint.clone(), known.id)),
+            Place::Unresolved(_) => None,
+        });
+        known.collect()
+    };
+    let stay: HashSet<(String, Endpoint)> = places(after).into_iter().map(|(pool, at, _)| (pool, at)).collect();
+    places(before)
+        .into_iter()
+        .filter(|(pool, at, _)| !stay.contains(&(pool.clone(), at.clone())))
+        .map(|g| g.2)
+        .collect()
+}

@@ -1,0 +1,207 @@
+//! Coming up: what can fail comes first, and nothing is left behind when it does.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::desk::{Desk, Request};
+use super::identities::Identities;
+use super::leave::Signals;
+use super::listeners::{Bound, Listeners};
+use super::observe::Observers;
+use super::resolve::Names;
+use super::source::Source;
+use super::wanted::{Place, Wanted};
+use super::{Failure, Inbox, Supervisor, TIDY_INTERVAL, Watchdog, admin, capacity, http, log, notify, now, publish};
+use super::{resolve, wall_clock};
+use crate::access::Journal;
+use crate::config::{Access, Config};
+use crate::snapshot;
+use crate::worker::{self, Note, Workers};
+
+/// Notes of workers that wait for the supervisor; what comes beyond is lost, which costs a hint at most.
+const NOTES_MAX: usize = 1024;
+/// Answers of the resolver that wait.
+const ANSWERS_MAX: usize = 4;
+/// Assumed where the system does not tell its limit.
+const FDS_FALLBACK: u64 = 1024;
+
+/// Brings all up.
+pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Failure> {
+    let read = source.read().map_err(Failure::File)?;
+    let config = Arc::new(read.config);
+    log::set_up(&config.process.log);
+    read.warnings.iter().for_each(|warning| log::warn(&warning.render(false)));
+    let signals = Signals::catch()?;
+    let workers = capacity::workers(&config);
+    let fds_limit = crate::sys::process::raise_nofile().unwrap_or(FDS_FALLBACK);
+
+    let Claimed { admin, metrics, names, mut listeners, bound } = claim(&config, workers).await?;
+    let mut identities = Identities::new(workers);
+    let mut wanted = Wanted::build(config.clone(), None, &names, &mut identities, wall_clock());
+    let max_connections = capacity::max_connections(&config, fds_limit, workers);
+    log_start(&wanted, workers, max_connections, fds_limit);
+    let (publisher, view) = snapshot::channel(publish::build(&wanted, max_connections, None, now()));
+    let journal = Arc::new(Journal::default());
+    let access_log = start_access_log(&config, &journal)?;
+    let counts = crate::stats::workers(workers);
+    let (notes, noted) = notes();
+    let workers = Workers::start(&options(&config, fds_limit, workers), &view, &counts, &journal, &notes)
+        .map_err(|error| Failure::System { what: "the workers", error })?;
+
+    let (mut observers, verdicts) = Observers::new();
+    observers.set(&mut wanted);
+    let (answered, answers) = mpsc::channel(ANSWERS_MAX);
+    let now = now();
+    let next_retry = names.missing(&config).first().map(|_| now + resolve::RETRY_INTERVAL);
+    let orders = listeners
+        .keep(bound, |name| wanted.listener_id(name))
+        .map_err(|error| Failure::System { what: "the listeners' sockets", error })?;
+    let mut supervisor = Supervisor {
+        source,
+        wanted,
+        names,
+        identities,
+        listeners,
+        observers,
+        publisher,
+        workers,
+        counts,
+        journal,
+        access_log,
+        _admin: serve(admin, metrics, &desk),
+        signals,
+        inbox: Inbox { verdicts, notes: noted, answers, answered },
+        closes: BTreeMap::new(),
+        next_rise: None,
+        next_tidy: Some(now + TIDY_INTERVAL),
+        next_retry,
+        watchdog: notify::watchdog_interval().map(|interval| Watchdog {
+            interval,
+            next: now,
+            pulse: notify::Pulse::default(),
+        }),
+        leaving: None,
+        max_connections,
+        fds_limit,
+        started: now,
+        last_reload: (wall_clock(), true),
+        status: String::new(),
+    };
+    supervisor.order(orders);
+    supervisor.tell_status();
+    notify::ready(&supervisor.status);
+    Ok(supervisor)
+}
+
+/// What only one process can have, and the names, which take time.
+struct Claimed {
+    admin: Option<(tokio::net::UnixListener, admin::SocketFile)>,
+    metrics: Option<tokio::net::TcpListener>,
+    names: Names,
+    listeners: Listeners,
+    bound: Bound,
+}
+
+/// Claims it; what was had before a failure is given back.
+async fn claim(config: &Config, workers: usize) -> Result<Claimed, Failure> {
+    // First of all, because it tells a second process on the same file from any other trouble.
+    let admin = match &config.process.admin {
+        Some(path) => Some(admin::bind(path).await?),
+        None => None,
+    };
+    let metrics = bind_metrics(config).await?;
+    let mut names = Names::default();
+    names.learn(resolve::ask(names.missing(config)).await);
+    let listeners = Listeners::new(workers);
+    let bound = listeners.bind(config)?;
+    Ok(Claimed { admin, metrics, names, listeners, bound })
+}
+
+fn options(config: &Config, fds: u64, workers: usize) -> worker::Options {
+    worker::Options {
+        pin: config.process.pin,
+        pipes_max: capacity::pipes(config, fds, workers),
+        access: config.process.log.access,
+    }
+}
+
+/// Where workers put their notes.
+fn notes() -> (worker::Notes, mpsc::Receiver<Note>) {
+    let (sender, notes) = mpsc::channel(NOTES_MAX);
+    let put = move |note| {
+        // Full: the supervisor has plenty to act on already.
+        let _ = sender.try_send(note);
+    };
+    (Arc::new(put), notes)
+}
+
+async fn bind_metrics(config: &Config) -> Result<Option<tokio::net::TcpListener>, Failure> {
+    let Some(address) = config.process.metrics else { return Ok(None) };
+    match tokio::net::TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) => Err(Failure::Metrics { address, error }),
+    }
+}
+
+fn start_access_log(config: &Config, journal: &Arc<Journal>) -> Result<Option<log::AccessLog>, Failure> {
+    let options = &config.process.log;
+    if options.access == Access::Off {
+        return Ok(None);
+    }
+    log::AccessLog::start(journal.clone(), options.format, io::stdout())
+        .map(Some)
+        .map_err(|error| Failure::System { what: "the access log's thread", error })
+}
+
+/// Begins to answer those who ask.
+fn serve(
+    admin: Option<(tokio::net::UnixListener, admin::SocketFile)>,
+    metrics: Option<tokio::net::TcpListener>,
+    desk: &Desk,
+) -> Option<admin::SocketFile> {
+    if let Some(listener) = metrics {
+        let desk = desk.clone();
+        tokio::spawn(http::serve(listener, move |request| scrape(desk.clone(), request)));
+    }
+    let (listener, file) = admin?;
+    let desk = desk.clone();
+    tokio::spawn(http::serve(listener, move |request| admin::answer(desk.clone(), request)));
+    Some(file)
+}
+
+async fn scrape(desk: Desk, request: hyper::Request<hyper::body::Incoming>) -> http::Answer {
+    use hyper::{Method, StatusCode};
+    match (request.uri().path(), request.method()) {
+        ("/metrics", &Method::GET) => match desk.ask(Request::Metrics).await {
+            Ok(text) => http::text(StatusCode::OK, text),
+            Err(gone) => http::error(StatusCode::SERVICE_UNAVAILABLE, gone.to_string()),
+        },
+        ("/metrics", _) => http::not_allowed("GET"),
+        _ => http::error(StatusCode::NOT_FOUND, "metrics are at /metrics"),
+    }
+}
+
+fn log_start(wanted: &Wanted, workers: usize, max_connections: u32, fds_limit: u64) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        workers,
+        max_connections,
+        fds_limit,
+        admin = %wanted.config.process.admin.as_deref().unwrap_or(Path::new("off")).display(),
+        "evener starts"
+    );
+    if let Some(shortage) = capacity::shortage(&wanted.config, fds_limit, workers) {
+        tracing::warn!("{shortage}");
+    }
+    for pool in &wanted.pools {
+        for backend in &pool.backends {
+            if let Place::Unresolved(why) = &backend.place {
+                tracing::warn!(pool = pool.config.name, backend = backend.name, why, "backend lost");
+            }
+        }
+    }
+}

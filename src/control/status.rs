@@ -1,0 +1,192 @@
+//! The whole state at one moment, as the admin API tells it.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Instant, SystemTime};
+
+use super::listeners::Listeners;
+use super::notify::carried;
+use super::publish;
+use super::wanted::{Backend, Listener, Place, Pool, Wanted};
+use crate::access::Journal;
+use crate::api;
+use crate::config::{Address, Balance};
+use crate::reason::CloseReason;
+use crate::stats::WorkersStats;
+
+/// What can be told, at one moment.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    /// File, overrides and observations.
+    pub wanted: &'a Wanted,
+    /// The sockets.
+    pub listeners: &'a Listeners,
+    /// The workers' own counts.
+    pub workers: &'a WorkersStats,
+    /// The access log's buffer.
+    pub journal: &'a Journal,
+    /// The number of the snapshot.
+    pub generation: u64,
+    /// Connections at once.
+    pub max_connections: u32,
+    /// The limit of file descriptors.
+    pub fds_limit: u64,
+    /// Descriptors that are open.
+    pub fds_open: u64,
+    /// When the process started.
+    pub started: Instant,
+    /// The last time the file was read, and whether it was taken over.
+    pub last_reload: (SystemTime, bool),
+    /// Whether the process is on its way out.
+    pub draining: bool,
+    /// The moment.
+    pub now: Instant,
+}
+
+impl Scene<'_> {
+    /// All of it.
+    pub fn status(&self) -> api::Status {
+        api::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            generation: self.generation,
+            uptime_s: self.now.saturating_duration_since(self.started).as_secs(),
+            draining: self.draining,
+            process: self.process(),
+            listeners: self.wanted.listeners.iter().map(|listener| self.listener(listener)).collect(),
+            pools: self.wanted.pools.iter().map(|pool| self.pool(pool)).collect(),
+        }
+    }
+
+    fn process(&self) -> api::Process {
+        let sum = |of: fn(&crate::stats::WorkerStats) -> u32| self.workers.iter().map(|worker| of(worker)).sum();
+        api::Process {
+            workers: self.workers.len(),
+            connections: carried(self.workers),
+            max_connections: self.max_connections,
+            fds_open: self.fds_open,
+            fds_limit: self.fds_limit,
+            pipes_in_use: sum(|worker| worker.pipes_in_use.load(Relaxed)),
+            pipes_free: sum(|worker| worker.pipes_free.load(Relaxed)),
+            access_log_dropped: self.journal.dropped(),
+            last_reload: api::Reload { at: rfc3339(self.last_reload.0), ok: self.last_reload.1 },
+        }
+    }
+
+    fn listener(&self, listener: &Listener) -> api::Listener {
+        let (config, stats) = (&listener.config, &listener.stats);
+        let sum = |of: fn(&crate::stats::ListenerCell) -> u64| stats.cells().map(of).sum();
+        api::Listener {
+            name: config.name.clone(),
+            bind: self.listeners.addresses(&config.name),
+            protocol: "tcp".to_owned(),
+            pool: config.pool.clone(),
+            state: if self.draining { "draining" } else { "listening" }.to_owned(),
+            connections: api::ListenerConnections {
+                active: stats.active(),
+                accepted: sum(|cell| cell.accepted.read()),
+                refused: sum(|cell| {
+                    let refusals = CloseReason::ALL.iter().filter(|reason| reason.is_refusal());
+                    refusals.map(|reason| cell.closed[reason.index()].read()).sum()
+                }),
+            },
+            bytes_in: sum(|cell| cell.bytes_in.read()),
+            bytes_out: sum(|cell| cell.bytes_out.read()),
+        }
+    }
+
+    /// One pool.
+    pub fn pool(&self, pool: &Pool) -> api::Pool {
+        let active = pool.backends.iter().filter_map(|backend| match &backend.place {
+            Place::Known(known) => Some(known.stats.active()),
+            Place::Unresolved(_) => None,
+        });
+        let panic = publish::is_in_panic(pool);
+        api::Pool {
+            name: pool.config.name.clone(),
+            balance: balance(pool.config.balance).to_owned(),
+            connections: api::PoolConnections {
+                active: active.sum(),
+                no_backend: pool.stats.cells().map(|cell| cell.no_backend.read()).sum(),
+            },
+            queue: api::Queue { length: pool.stats.queue.len(), max: pool.config.queue.max },
+            panic,
+            backends: pool.backends.iter().map(|backend| self.backend(pool, backend, panic)).collect(),
+        }
+    }
+
+    fn backend(&self, pool: &Pool, backend: &Backend, panic: bool) -> api::Backend {
+        let stats = match &backend.place {
+            Place::Known(known) => Some(&known.stats),
+            Place::Unresolved(_) => None,
+        };
+        let sum = |of: fn(&crate::stats::BackendCell) -> u64| stats.map_or(0, |stats| stats.cells().map(of).sum());
+        let state = backend.state(&pool.config);
+        let operator = backend.operator;
+        let file = &backend.file;
+        api::Backend {
+            name: backend.name.clone(),
+            address: address(backend),
+            state,
+            why: backend.why(&pool.config),
+            since: rfc3339(backend.told.since),
+            file: api::BackendFile {
+                weight: file.weight,
+                tier: file.tier,
+                max_connections: file.max_connections.map(std::num::NonZero::get),
+            },
+            operator: (operator != Default::default())
+                .then_some(api::Override { state: operator.state, weight: operator.weight }),
+            observed: observed(backend),
+            weight: publish::weight_shown(pool, backend, panic, self.now),
+            connections: api::BackendConnections {
+                active: stats.map_or(0, |stats| stats.active()),
+                total: sum(|cell| cell.established.read()),
+            },
+            connect_failures: sum(|cell| cell.connect_failures.iter().map(|count| count.read()).sum()),
+            bytes_in: sum(|cell| cell.bytes_in.read()),
+            bytes_out: sum(|cell| cell.bytes_out.read()),
+        }
+    }
+}
+
+fn observed(backend: &Backend) -> api::Observed {
+    let observed = &backend.observed;
+    api::Observed {
+        health: match observed.up {
+            Some(true) => api::Health::Up,
+            Some(false) => api::Health::Down,
+            None => api::Health::Unchecked,
+        },
+        last_check: observed.last.as_ref().map(|last| api::LastCheck {
+            ok: last.ok,
+            why: last.why.clone(),
+            took_ms: last.took.as_micros() as f64 / 1000.0,
+        }),
+        ejected: observed.ejected.is_some(),
+    }
+}
+
+fn address(backend: &Backend) -> String {
+    match (&backend.place, &backend.file.address) {
+        (Place::Known(known), _) => known.endpoint.to_string(),
+        (Place::Unresolved(_), Address::Host { name, port }) => format!("{name}:{port}"),
+        (Place::Unresolved(_), Address::Ip(address)) => address.to_string(),
+        (Place::Unresolved(_), Address::Unix(path)) => format!("unix:{}", path.display()),
+    }
+}
+
+/// As in the file.
+const fn balance(balance: Balance) -> &'static str {
+    match balance {
+        Balance::RoundRobin => "round_robin",
+        Balance::LeastConn => "least_conn",
+        Balance::LeastTime => "least_time",
+        Balance::Random => "random",
+        Balance::IpHash => "ip_hash",
+        Balance::First => "first",
+    }
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
