@@ -1,0 +1,76 @@
+//! Looking at processes from outside: memory, CPU time, sockets; signals; and running a test again inside a namespace.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+/// `send_signal(pid, "HUP")`; the shell's kill, for a test needs no unsafe code.
+pub fn send_signal(pid: u32, name: &str) {
+    let done = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
+/// Anonymous resident memory in bytes: what the process itself holds, without its code (proc(5), RssAnon).
+pub fn memory_of(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// User and system time of all threads so far (proc(5), fields 14 and 15, in ticks of 10 ms).
+pub fn cpu_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = &stat[stat.rfind(')').unwrap() + 2..];
+    let fields: Vec<&str> = after_name.split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+/// The inodes of the IPv4 sockets that listen on this port: the same sockets have the same inodes.
+pub fn inodes_listening_on(port: u16) -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let here = format!(":{port:04X}");
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[3] == "0A" && row[1].ends_with(&here)).map(|row| row[9].to_owned()).collect()
+}
+
+/// Raises our own limit of open files to what we may have.
+pub fn allow_many_files() {
+    let hard = Command::new("sh").args(["-c", "ulimit -Hn"]).output().unwrap();
+    let hard = String::from_utf8(hard.stdout).unwrap();
+    let limit = hard.trim().parse::<u64>().unwrap_or(65536).min(65536);
+    let _ =
+        Command::new("prlimit").args([format!("--pid={}", std::process::id()), format!("--nofile={limit}:")]).output();
+}
+
+pub fn is_root() -> bool {
+    fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t0"))
+}
+
+pub fn has_program(name: &str) -> bool {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    path.split(':').any(|folder| std::path::Path::new(folder).join(name).is_file())
+}
+
+/// Whether these programs are there. If not, says that the test is skipped, or fails where all of them are required.
+pub fn require(test: &str, programs: &[&str]) -> bool {
+    let missing: Vec<&str> = programs.iter().copied().filter(|name| !has_program(name)).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let required = std::env::var("EVENER_REQUIRE_SERVERS").is_ok_and(|value| value == "1");
+    assert!(!required, "{test} needs {missing:?}, and EVENER_REQUIRE_SERVERS=1");
+    println!("SKIPPED {test}: {missing:?} missing");
+    false
+}
+
+/// Runs an ignored test of this very program again under `command` (a namespace) and passes its failure on.
+pub fn rerun_inside(command: &[&str], test: &str, environment: &[(&str, &str)]) {
+    let own = std::env::current_exe().unwrap();
+    let mut words = command.to_vec();
+    words.extend([own.to_str().unwrap(), "--exact", test, "--ignored", "--nocapture"]);
+    let output = Command::new(words[0]).args(&words[1..]).envs(environment.iter().copied()).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{test} inside {command:?}:\n{out}\n{err}");
+}

@@ -1,0 +1,146 @@
+//! Over a wire that carries segments instead of loopback's large pieces: a pipe is full long before its bytes are, which
+//! is where splicing proxies have hung. Needs root.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use harness::{Backend, Ending, Evener, Pattern, digest_of, echo_digest, is_root, patiently, require, rerun_inside};
+
+const OURS: &str = "10.213.7.1";
+const PEERS: &str = "10.213.7.2";
+const STREAM: u64 = 64 << 20;
+
+/// Two namespaces and a wire between them; gone when dropped.
+struct Wire {
+    near: String,
+    far: String,
+}
+
+impl Wire {
+    fn lay(delay: Option<&str>) -> Self {
+        let tag = format!("{}-{}", std::process::id(), delay.is_some() as u8);
+        let wire = Self { near: format!("evener-near-{tag}"), far: format!("evener-far-{tag}") };
+        for namespace in [&wire.near, &wire.far] {
+            run("ip", &["netns", "add", namespace]);
+            run("ip", &["-n", namespace, "link", "set", "lo", "up"]);
+        }
+        run(
+            "ip",
+            &[
+                "-n", &wire.near, "link", "add", "wire", "mtu", "1500", "type", "veth", "peer", "wire", "netns",
+                &wire.far,
+            ],
+        );
+        for (namespace, address) in [(&wire.near, OURS), (&wire.far, PEERS)] {
+            run("ip", &["-n", namespace, "address", "add", &format!("{address}/24"), "dev", "wire"]);
+            run("ip", &["-n", namespace, "link", "set", "wire", "mtu", "1500", "up"]);
+            let off = ["tso", "off", "gso", "off", "gro", "off", "sg", "off", "tx", "off", "rx", "off"];
+            run("ip", &[&["netns", "exec", namespace, "ethtool", "-K", "wire"][..], &off].concat());
+        }
+        wire
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        for namespace in [&self.near, &self.far] {
+            let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
+        }
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn streams_of_small_segments_arrive_unchanged_and_never_stall() {
+    let test = "streams_of_small_segments_arrive_unchanged_and_never_stall";
+    if !is_root() {
+        println!("SKIPPED {test}: needs root for network namespaces");
+        return;
+    }
+    if require(test, &["ip", "ethtool"]) {
+        let wire = Wire::lay(None);
+        let inside = ["ip", "netns", "exec", &wire.far];
+        rerun_inside(&inside, "inside_the_far_namespace", &[("EVENER_NEAR", &wire.near)]);
+    }
+}
+
+#[test]
+#[ignore = "runs inside a network namespace, started by the test above"]
+fn inside_the_far_namespace() {
+    let near = std::env::var("EVENER_NEAR").unwrap();
+    for splice in ["auto", "off"] {
+        echo_over_the_wire(&near, splice);
+    }
+    slow_reader_over_the_wire(&near);
+}
+
+fn start(near: &str, splice: &str, backend: &Backend) -> (Evener, SocketAddr) {
+    let file = format!(
+        "[process]\nworkers = 1\nsplice = \"{splice}\"\n\n[listener.web]\nbind = \"{OURS}:0\"\npool = \"web\"\n\n\
+         [pool.web]\nbackends = [{}]\nhealth = {{ kind = \"none\" }}\n",
+        backend.entry("")
+    );
+    let evener = Evener::plan(&file).under(&["ip", "netns", "exec", near]).start();
+    let address = evener.address("web");
+    (evener, address)
+}
+
+fn echo_over_the_wire(near: &str, splice: &str) {
+    let backend = Backend::on(&format!("{PEERS}:0"), "echo", |stream, _| {
+        std::io::copy(&mut &*stream, &mut &*stream)?;
+        stream.shutdown(std::net::Shutdown::Write)
+    });
+    let (evener, address) = start(near, splice, &backend);
+    let stream = patiently(TcpStream::connect(address).unwrap());
+    assert_eq!(echo_digest(stream, STREAM), Pattern::digest(STREAM), "splice {splice}");
+    evener.wait_for_endings(1, "client_closed");
+    let spliced = evener.events()[0]["spliced_bytes"].as_u64().unwrap();
+    assert_eq!(spliced > 0, splice == "auto", "splice {splice}: {spliced} bytes spliced");
+    // Several at once share the pipes.
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let stream = patiently(TcpStream::connect(address).unwrap());
+                assert_eq!(echo_digest(stream, 6 << 20), Pattern::digest(6 << 20), "splice {splice}");
+            });
+        }
+    });
+}
+
+/// A reader that stops and goes on: the pipe fills up, and must empty again.
+fn slow_reader_over_the_wire(near: &str) {
+    let backend = Backend::on(&format!("{PEERS}:0"), "source", |stream, _| {
+        Pattern::default().send(&mut &*stream, STREAM / 4)?;
+        stream.shutdown(std::net::Shutdown::Write)
+    });
+    let (_evener, address) = start(near, "auto", &backend);
+    let stream = patiently(TcpStream::connect(address).unwrap());
+    let mut pausing = Pausing { stream, read: 0 };
+    assert_eq!(digest_of(&mut pausing).unwrap(), Pattern::digest(STREAM / 4));
+    assert_eq!(harness::ending(&mut pausing.stream), (Ending::Closed, 0));
+}
+
+struct Pausing {
+    stream: TcpStream,
+    read: u64,
+}
+
+impl Read for Pausing {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.read % (512 << 10) < 4096 {
+            harness::holds_for(Duration::from_millis(30), "it pauses", || true);
+        }
+        let read = self.stream.read(into)?;
+        self.read += read as u64;
+        Ok(read)
+    }
+}
