@@ -183,7 +183,9 @@ impl Worker {
     /// The backend answers: the relay begins.
     fn connected(&mut self, key: Key, since: Duration) {
         let connection = &mut self.connections[key.slot as usize];
-        let (Some(setup), Some(place)) = (connection.setup.take(), &connection.place) else {
+        let (Some(setup), Some(backend), Some(place)) =
+            (connection.setup.take(), &connection.backend, &connection.place)
+        else {
             return;
         };
         let took = self.now.saturating_sub(since);
@@ -194,6 +196,11 @@ impl Worker {
         cell.connects.record(took);
         connection.connect_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
         let greeting = greeting(&setup.listener, connection);
+        if !greeting.is_empty() {
+            // A header that leaves before the client has spoken must not hold the client's first bytes back.
+            backend.set_nodelay();
+            connection.nodelay = true;
+        }
         connection.relay.to_backend.preload(&greeting, &setup.received);
         connection.active_at = Tick::at(self.now);
         connection.relay.event(Side::Backend, Readiness { writable: true, ..Readiness::default() });
