@@ -10,11 +10,8 @@ use std::time::Duration;
 
 use crate::config::{self, Endpoint, PerClient};
 use crate::id::{BackendId, ListenerId, PoolId};
-use crate::limit::{Limiter, Limits};
+use crate::limit::{CLIENTS_MAX, Limiter, Limits};
 use crate::stats::{BackendStats, ListenerStats, PoolStats};
-
-/// Clients that one listener's limits remember at once; about 64 bytes each.
-const CLIENTS_MAX: usize = 131_072;
 
 /// Who has which number.
 #[derive(Debug)]
