@@ -22,8 +22,8 @@ struct Wire {
 }
 
 impl Wire {
-    fn lay(delay: Option<&str>) -> Self {
-        let tag = format!("{}-{}", std::process::id(), delay.is_some() as u8);
+    fn lay(purpose: &str) -> Self {
+        let tag = format!("{}-{purpose}", std::process::id());
         let wire = Self { near: format!("evener-near-{tag}"), far: format!("evener-far-{tag}") };
         for namespace in [&wire.near, &wire.far] {
             run("ip", &["netns", "add", namespace]);
@@ -67,7 +67,7 @@ fn streams_of_small_segments_arrive_unchanged_and_never_stall() {
         return;
     }
     if require(test, &["ip", "ethtool"]) {
-        let wire = Wire::lay(None);
+        let wire = Wire::lay("small");
         let inside = ["ip", "netns", "exec", &wire.far];
         rerun_inside(&inside, "inside_the_far_namespace", &[("EVENER_NEAR", &wire.near)]);
     }
@@ -83,10 +83,40 @@ fn inside_the_far_namespace() {
     slow_reader_over_the_wire(&near);
 }
 
+#[test]
+fn a_peer_that_vanishes_in_the_middle_of_a_spliced_stream_is_found() {
+    let test = "a_peer_that_vanishes_in_the_middle_of_a_spliced_stream_is_found";
+    if !is_root() {
+        println!("SKIPPED {test}: needs root for network namespaces");
+        return;
+    }
+    if require(test, &["ip", "ethtool"]) {
+        let wire = Wire::lay("cut");
+        let inside = ["ip", "netns", "exec", &wire.far];
+        rerun_inside(&inside, "inside_a_namespace_that_is_cut_off", &[("EVENER_NEAR", &wire.near)]);
+    }
+}
+
+#[test]
+#[ignore = "runs inside a network namespace, started by the test above"]
+fn inside_a_namespace_that_is_cut_off() {
+    let near = std::env::var("EVENER_NEAR").unwrap();
+    let backend =
+        Backend::on(&format!("{PEERS}:0"), "endless", |stream, _| Pattern::default().send(&mut &*stream, u64::MAX));
+    let (evener, address) = start(&near, "auto", &backend);
+    let mut stream = patiently(TcpStream::connect(address).unwrap());
+    std::io::copy(&mut (&mut stream).take(8 << 20), &mut std::io::sink()).unwrap();
+    run("ip", &["link", "set", "wire", "down"]);
+    // Bytes to the client were under way: TCP_USER_TIMEOUT ends it, long before keep-alive or the idle timeout would.
+    evener.wait_for_endings(1, "client_lost");
+    assert!(evener.events()[0]["spliced_bytes"].as_u64().unwrap() > 0);
+}
+
 fn start(near: &str, splice: &str, backend: &Backend) -> (Evener, SocketAddr) {
     let file = format!(
         "[process]\nworkers = 1\nsplice = \"{splice}\"\n\n[listener.web]\nbind = \"{OURS}:0\"\npool = \"web\"\n\n\
-         [pool.web]\nbackends = [{}]\nhealth = {{ kind = \"none\" }}\n",
+         [pool.web]\nbackends = [{}]\nhealth = {{ kind = \"none\" }}\n\
+         connect = {{ user_timeout = \"1s\" }}\n",
         backend.entry("")
     );
     let evener = Evener::plan(&file).under(&["ip", "netns", "exec", near]).start();
