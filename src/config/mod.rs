@@ -280,8 +280,8 @@ pub struct Connect {
     pub timeout: Duration,
     /// Attempts in all, each at another backend while there is one.
     pub attempts: NonZeroU32,
-    /// TCP_USER_TIMEOUT on the backend side (and the client side): how long sent bytes may stay unacknowledged.
-    /// `None` (the file's "0s") = the kernel's own.
+    /// TCP_USER_TIMEOUT towards backends and clients: how long sent bytes may stay unacknowledged, or a peer's window
+    /// closed. `None` (the default, "0s") = the kernel's own patience.
     pub user_timeout: Option<Duration>,
 }
 

@@ -66,7 +66,7 @@ fn what_the_file_leaves_out_has_the_defaults_of_the_contract() {
     assert_eq!(pool.backends.iter().map(|b| b.weight).collect::<Vec<_>>(), [100, 100]);
     assert_eq!(pool.backends[0].name, "10.0.0.11:5432");
     let connect = &pool.connect;
-    assert_eq!((connect.timeout, connect.attempts.get(), connect.user_timeout), (secs(3), 3, Some(secs(30))));
+    assert_eq!((connect.timeout, connect.attempts.get(), connect.user_timeout), (secs(3), 3, None));
     assert_eq!((pool.queue.max, pool.queue.timeout), (0, secs(5)));
     let health = &pool.health;
     assert_eq!((health.interval, health.timeout, health.rise.get(), health.fall.get()), (secs(2), secs(1), 2, 3));

@@ -37,7 +37,9 @@ pub(in crate::config) const WEIGHT: u32 = 100;
 const CONNECT: Connect = Connect {
     timeout: Duration::from_secs(3),
     attempts: NonZeroU32::new(3).expect("it is not 0"),
-    user_timeout: Some(Duration::from_secs(30)),
+    // Off: the kernel also ends a connection whose peer keeps its window closed for so long, and a client that
+    // stops reading for half a minute (a pager, a slow disk behind a dump) has done nothing wrong.
+    user_timeout: None,
 };
 const QUEUE: Queue = Queue { max: 0, timeout: Duration::from_secs(5) };
 const PASSIVE: Passive = Passive {
