@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, TcpKeepalive, Type};
 
-use super::{check, check_len};
+use super::{check, check_len, set_option};
 
 /// A connected, or connecting, non-blocking stream socket.
 #[derive(Debug)]
@@ -218,12 +218,4 @@ pub fn configure(fd: &impl AsFd, options: &ListenOptions) -> io::Result<()> {
     let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, if options.fast_open { backlog } else { 0 })?;
     socket.listen(backlog)
-}
-
-/// Sets an integer option.
-fn set_option(socket: &impl AsFd, level: i32, option: i32, value: i32) -> io::Result<()> {
-    let len = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the descriptor is open while `socket` is borrowed, and the pointer and length name one i32.
-    check(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), len) })?;
-    Ok(())
 }
