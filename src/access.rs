@@ -40,6 +40,8 @@ pub struct Event {
     pub bytes_in: u64,
     /// To the client.
     pub bytes_out: u64,
+    /// Datagrams from and to the client; `None` for a connection.
+    pub datagrams: Option<(u64, u64)>,
     /// Of both, those through kernel pipes.
     pub spliced_bytes: u64,
     /// Attempts to connect.

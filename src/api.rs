@@ -3,6 +3,8 @@
 //! Written by hand and kept apart from the inner types, so that the inside may change without the outside noticing.
 //! Times are RFC 3339, durations carry their unit in the name, bytes and connections are plain numbers.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/status`: the whole process.
@@ -35,6 +37,10 @@ pub struct Process {
     pub connections: u32,
     /// The most that are carried at once.
     pub max_connections: u32,
+    /// Flows carried now.
+    pub flows: u32,
+    /// The most that are carried at once, over all listeners; 0 = no listener has any.
+    pub max_flows: u64,
     /// File descriptors in use.
     pub fds_open: u64,
     /// The limit of file descriptors (RLIMIT_NOFILE).
@@ -65,29 +71,43 @@ pub struct Listener {
     pub name: String,
     /// Where it really listens: a port 0 of the file shows as the port that the kernel chose.
     pub bind: Vec<String>,
-    /// "tcp".
+    /// "tcp" or "udp".
     pub protocol: String,
     /// The pool that serves it.
     pub pool: String,
     /// "listening" or "draining".
     pub state: String,
-    /// Its connections.
+    /// Its connections; with "udp" its flows.
     pub connections: ListenerConnections,
     /// Bytes from clients since the start.
     pub bytes_in: u64,
     /// Bytes to clients since the start.
     pub bytes_out: u64,
+    /// Its datagrams; only with "udp".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp: Option<Datagrams>,
 }
 
-/// A listener's connections.
+/// A listener's connections or flows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ListenerConnections {
     /// Now.
     pub active: u32,
     /// Since the start.
     pub accepted: u64,
-    /// Refused by deny, allow and limits since the start.
+    /// Refused by deny, allow and limits since the start; with "udp" these are datagrams.
     pub refused: u64,
+}
+
+/// A listener's datagrams.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Datagrams {
+    /// From clients since the start, those that were dropped included.
+    pub datagrams_in: u64,
+    /// To clients since the start, those that the kernel would not take included.
+    pub datagrams_out: u64,
+    /// Dropped since the start, of both directions, by reason; only those that there were.
+    pub dropped: BTreeMap<String, u64>,
 }
 
 /// A pool: also `GET /v1/pools/{pool}`.
@@ -97,7 +117,7 @@ pub struct Pool {
     pub name: String,
     /// How a backend is chosen, as in the file.
     pub balance: String,
-    /// Its connections.
+    /// Its connections and flows.
     pub connections: PoolConnections,
     /// Connections that wait for a backend.
     pub queue: Queue,
@@ -107,7 +127,7 @@ pub struct Pool {
     pub backends: Vec<Backend>,
 }
 
-/// A pool's connections.
+/// A pool's connections and flows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoolConnections {
     /// Now.
@@ -147,7 +167,7 @@ pub struct Backend {
     pub observed: Observed,
     /// The weight that counts now, after override, state and slow start; 0 = no new clients.
     pub weight: u32,
-    /// Its connections.
+    /// Its connections and flows.
     pub connections: BackendConnections,
     /// Failed attempts to connect since the start.
     pub connect_failures: u64,
@@ -266,7 +286,7 @@ pub struct LastCheck {
     pub took_ms: f64,
 }
 
-/// A backend's connections.
+/// A backend's connections and flows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendConnections {
     /// Now, those being connected included.
@@ -363,6 +383,28 @@ mod tests {
         assert_eq!(json["observed"]["last_check"]["took_ms"], 0.4);
         assert_eq!(json["file"]["weight"], 100);
         assert_eq!(serde_json::from_value::<Backend>(json).expect("reads back"), backend);
+    }
+
+    #[test]
+    fn only_a_listener_for_datagrams_speaks_of_them() {
+        let mut listener = Listener {
+            name: "dns".into(),
+            bind: vec!["0.0.0.0:53".into()],
+            protocol: "udp".into(),
+            pool: "dns".into(),
+            state: "listening".into(),
+            connections: ListenerConnections { active: 3, accepted: 9, refused: 1 },
+            bytes_in: 1,
+            bytes_out: 2,
+            udp: Some(Datagrams { datagrams_in: 20, datagrams_out: 18, dropped: [("denied".into(), 1)].into() }),
+        };
+        let json = serde_json::to_value(&listener).expect("plain data");
+        assert_eq!(json["udp"], serde_json::json!({"datagrams_in": 20, "datagrams_out": 18, "dropped": {"denied": 1}}));
+        assert_eq!(serde_json::from_value::<Listener>(json).expect("reads back"), listener);
+        listener.udp = None;
+        let json = serde_json::to_value(&listener).expect("plain data");
+        assert!(json.get("udp").is_none());
+        assert_eq!(serde_json::from_value::<Listener>(json).expect("reads back"), listener);
     }
 
     #[test]

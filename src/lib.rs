@@ -1,5 +1,5 @@
-//! evener: a layer-4 load balancer. This is the map of its house: which room is above which, how a connection walks
-//! through them, and what always holds. `tests/house.rs` reads the table below and fails when the code differs.
+//! evener: a layer-4 load balancer. This is the map of its house: which room is above which, how a connection and a
+//! datagram walk through them, and what always holds. `tests/house.rs` reads the table below and fails when the code differs.
 //!
 //! # Direction
 //!
@@ -12,7 +12,8 @@
 //! L1  sys, config, balance ->
 //! L2  snapshot -> balance config id stats
 //! L3  tcp      -> id reason sys
-//! L4  worker   -> access balance config id limit queue reason snapshot stats sys tcp timer
+//!     udp      -> balance config id limit reason snapshot stats sys timer
+//! L4  worker   -> access balance config id limit queue reason snapshot stats sys tcp timer udp
 //!     health   -> config id
 //! L5  control  -> access api balance config health id limit reason snapshot stats sys worker
 //! L6  cli      -> api config control sys
@@ -27,6 +28,8 @@
 //! - **L2** [`snapshot`]: configuration, rotation and pickers at one moment, immutable.
 //! - **L3** [`tcp`]: two directions and their end, over traits: no socket, no poll, no clock. How a connection is set up
 //!   and when it is due is not in here but in the worker (`connection`, `open`), since each step of it is a system call.
+//!   [`udp`]: which flow a datagram belongs to, which backend the flow, when it ends, and what may leave as one train;
+//!   no socket, no poll, no clock. Of [`sys`] it knows the limits of a train.
 //! - **L4** the engines. [`worker`]: one thread and one mio poll each. [`health`]: tasks of tokio. They never import each
 //!   other; what one learns reaches the other through control.
 //! - **L5** [`control`]: the supervisor, one task that owns what is wanted and is told everything by message.
@@ -47,6 +50,15 @@
 //! the pipes back, resets or closes both sockets, counts and logs the reason, gives the reserved places back and calls
 //! whoever is next in the queue.
 //!
+//! **A datagram.** `worker::udp` finds an inlet readable (a listener's socket of this worker, where the kernel brings all
+//! datagrams of a client) and receives a batch into its arena. `udp::Table` finds each one's flow or opens one: allow and
+//! deny, the client's limits, a backend, a place in the bounded table, for which the longest idle flow may have to go. A
+//! flow has an outlet, a connected socket of its own; a new one gets one of a flow that had all its answers, or opens it.
+//! What goes out through one outlet is sent with one call, equal sizes as one train, and nothing was copied or allocated
+//! on the way. Replies are received behind each other into the same arena and leave together through the inlet, from the
+//! address that the client spoke to. An ICMP answer makes the flow suspect: its next datagram goes to another backend.
+//! `Table::end` is the one exit of a flow, `worker::udp::bury` the place where it is told and its outlet closed or laid by.
+//!
 //! **A place in the queue.** A connection that finds all backends of its pool full joins the pool's line with its worker
 //! and token. Whoever gives a place back, or sees a new snapshot, calls the first in line by a message into its worker's
 //! mailbox; one at a time, so that nobody overtakes. Called, it picks: served, it leaves and calls the next; in vain, it
@@ -63,7 +75,8 @@
 //!
 //! - One writer: only control publishes, through a [`snapshot::Publisher`] that cannot be cloned.
 //! - One exit: each admitted connection ends in `worker::tcp::close` with one [`reason::CloseReason`]; one that was
-//!   refused before it had a slot ends in `worker::accept`. No flag means "close me".
+//!   refused before it had a slot ends in `worker::accept`. No flag means "close me". A flow ends in `udp::Table::end`,
+//!   and a datagram that goes nowhere is counted with its [`reason::DropReason`].
 //! - Counts by guard: [`stats::ListenerSlot`] and [`stats::BackendSlot`] take a place once and give it back on drop.
 //! - Stale is harmless: a token holds slot, side and generation; an event, timer or turn of a former owner finds nobody.
 //! - The cores are given `now`: nothing below L4 asks the clock, or knows of mio, tokio or hyper.
@@ -87,4 +100,5 @@ pub mod stats;
 pub mod sys;
 pub mod tcp;
 pub mod timer;
+pub mod udp;
 pub mod worker;

@@ -1,5 +1,5 @@
-//! Why a connection ended, or never began: one closed list, its log text and metric label, and HAProxy's two-letter
-//! termination state for the same thing.
+//! Why a connection or flow ended, or never began: one closed list, its log text and metric label, and HAProxy's
+//! two-letter termination state for the same thing. And why a datagram was dropped: another one.
 //!
 //! A reason is the answer to "what happened to this client"; docs/observability.md says what to do about each.
 
@@ -51,6 +51,10 @@ pub enum CloseReason {
     ResourceExhausted,
     /// Out of local ports towards the backends.
     PortExhausted,
+    /// A flow has had all the replies that `udp.responses` expects.
+    Answered,
+    /// A flow was the longest idle one when `udp.max_flows` was reached, and gave its place to a new one.
+    Shed,
 }
 
 impl CloseReason {
@@ -58,7 +62,7 @@ impl CloseReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::ClientClosed,
         Self::BackendClosed,
         Self::ClientReset,
@@ -81,6 +85,8 @@ impl CloseReason {
         Self::Killed,
         Self::ResourceExhausted,
         Self::PortExhausted,
+        Self::Answered,
+        Self::Shed,
     ];
 
     /// The place in [`Self::ALL`].
@@ -123,12 +129,116 @@ impl CloseReason {
             Self::Killed => ("killed", "KD"),
             Self::ResourceExhausted => ("resource_exhausted", "RC"),
             Self::PortExhausted => ("port_exhausted", "RC"),
+            Self::Answered => ("answered", "--"),
+            Self::Shed => ("shed", "RD"),
         }
+    }
+
+    /// Whether a flow of datagrams can end like this: the labels of `udp_flows_closed_total`.
+    pub const fn ends_flows(self) -> bool {
+        matches!(
+            self,
+            Self::ClientIdle
+                | Self::Answered
+                | Self::Shed
+                | Self::Drained
+                | Self::BackendDown
+                | Self::Killed
+                | Self::ConnectFailed
+                | Self::PortExhausted
+                | Self::ResourceExhausted
+        )
+    }
+
+    /// Whether a connection can end like this: the labels of `connections_closed_total`.
+    pub const fn ends_connections(self) -> bool {
+        !matches!(self, Self::Answered | Self::Shed)
     }
 
     /// True for a client that was refused before it was given to a pool: `listener_connections_refused_total`.
     pub const fn is_refusal(self) -> bool {
         matches!(self, Self::Denied | Self::MaxConnections | Self::Limited | Self::BadProxyHeader)
+    }
+}
+
+/// Why a datagram was dropped: the label of `udp_dropped_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum DropReason {
+    /// The client's address is not allowed.
+    Denied,
+    /// The client's own limit of flows or of their rate is reached.
+    Limited,
+    /// `udp.max_flows` is reached, and this worker has no flow that could give its place up.
+    TableFull,
+    /// No backend of the pool may take clients.
+    NoBackend,
+    /// Every backend is at its `max_connections`.
+    BackendsFull,
+    /// The process is ending and takes no new flow.
+    Draining,
+    /// It is longer than a datagram may be, with the PROXY header before it or on its way to the receiver.
+    TooLong,
+    /// Nobody listens at the backend, or there is no way to it or back to the client.
+    Unreachable,
+    /// The socket's send buffer was full.
+    SendBufferFull,
+    /// The kernel dropped it because this process did not read fast enough (SO_RXQ_OVFL).
+    ReceiveBufferFull,
+    /// A reply that came after its flow had ended.
+    Late,
+    /// Out of local ports towards the backends.
+    PortExhausted,
+    /// Out of file descriptors or of kernel memory.
+    ResourceExhausted,
+    /// The kernel refused to send it for another reason; the log's level "debug" has it.
+    SendFailed,
+}
+
+impl DropReason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 14] = [
+        Self::Denied,
+        Self::Limited,
+        Self::TableFull,
+        Self::NoBackend,
+        Self::BackendsFull,
+        Self::Draining,
+        Self::TooLong,
+        Self::Unreachable,
+        Self::SendBufferFull,
+        Self::ReceiveBufferFull,
+        Self::Late,
+        Self::PortExhausted,
+        Self::ResourceExhausted,
+        Self::SendFailed,
+    ];
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The metric label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Limited => "limited",
+            Self::TableFull => "table_full",
+            Self::NoBackend => "no_backend",
+            Self::BackendsFull => "backends_full",
+            Self::Draining => "draining",
+            Self::TooLong => "too_long",
+            Self::Unreachable => "unreachable",
+            Self::SendBufferFull => "send_buffer_full",
+            Self::ReceiveBufferFull => "receive_buffer_full",
+            Self::Late => "late",
+            Self::PortExhausted => "port_exhausted",
+            Self::ResourceExhausted => "resource_exhausted",
+            Self::SendFailed => "send_failed",
+        }
+    }
+
+    /// The place in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
     }
 }
 
@@ -193,6 +303,10 @@ mod tests {
         }
         for (i, failure) in ConnectFailure::ALL.iter().enumerate() {
             assert_eq!(failure.index(), i);
+        }
+        for (i, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(reason.index(), i);
+            assert_eq!(DropReason::ALL.iter().filter(|r| r.as_str() == reason.as_str()).count(), 1);
         }
     }
 }

@@ -4,9 +4,12 @@
 //! with one atomic swap; there is one [`Publisher`] and it cannot be cloned. Workers hold a [`View`] and look once a
 //! turn. A connection that outlives a snapshot keeps what it needs by itself.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
+
+use ipnet::IpNet;
 
 use crate::balance::{self, Candidate, Cursor, Picker};
 use crate::config::{self, Balance, Endpoint};
@@ -66,6 +69,24 @@ pub struct Listener {
     pub stats: Arc<ListenerStats>,
     /// The pool that serves it.
     pub pool: Arc<Pool>,
+}
+
+impl Listener {
+    /// Whether this client may come: deny wins, and an allow list refuses all others.
+    pub fn allows(&self, client: IpAddr) -> bool {
+        let config = &self.config;
+        !contains(&config.deny, client) && (config.allow.is_empty() || contains(&config.allow, client))
+    }
+
+    /// Whether this peer has to send a PROXY header.
+    pub fn expects_header_of(&self, peer: IpAddr) -> bool {
+        contains(&self.config.accept_proxy, peer)
+    }
+}
+
+fn contains(nets: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    nets.iter().any(|net| net.contains(&address))
 }
 
 /// A backend, whether in rotation or not.
@@ -134,6 +155,8 @@ pub struct Pool {
     pub stats: Arc<PoolStats>,
     /// The backends that take clients now, by tier, health, overrides and weight.
     pub rotation: Vec<Member>,
+    /// Those that are down or ejected, by identity: flows do not stay with them.
+    lost: Vec<BackendId>,
     picker: Arc<Picker>,
 }
 
@@ -149,18 +172,26 @@ pub enum Pick<'a> {
 }
 
 impl Pool {
-    /// A pool with this rotation; the picker of `previous` is shared when its members are the same.
+    /// A pool with this rotation and with these backends down or ejected; the picker of `previous` is shared when its
+    /// members are the same.
     pub fn new(
         config: Arc<config::Pool>,
         stats: Arc<PoolStats>,
         rotation: Vec<Member>,
+        mut lost: Vec<BackendId>,
         previous: Option<&Self>,
     ) -> Self {
         let picker = match previous {
             Some(old) if old.config.balance == config.balance && old.rotation == rotation => old.picker.clone(),
             _ => Arc::new(Picker::build(kind(config.balance), &rotation)),
         };
-        Self { id: stats.id, config, stats, rotation, picker }
+        lost.sort_unstable();
+        Self { id: stats.id, config, stats, rotation, lost, picker }
+    }
+
+    /// Whether this backend is down or ejected.
+    pub fn has_lost(&self, backend: BackendId) -> bool {
+        !self.lost.is_empty() && self.lost.binary_search(&backend).is_ok()
     }
 
     /// Chooses a backend that was not tried yet and reserves a place on it.

@@ -14,7 +14,7 @@ use crossbeam_utils::CachePadded;
 use crate::id::{BackendId, ListenerId, PoolId};
 use crate::limit::Limiter;
 use crate::queue::Queue;
-use crate::reason::{CloseReason, ConnectFailure};
+use crate::reason::{CloseReason, ConnectFailure, DropReason};
 
 /// A monotonic count with one writer, the worker that owns its cell: an addition is a plain load and store.
 #[derive(Debug, Default)]
@@ -87,7 +87,7 @@ impl Histogram {
 /// What one worker counts for one listener.
 #[derive(Debug)]
 pub struct ListenerCell {
-    /// Connections accepted.
+    /// Connections accepted, or flows opened.
     pub accepted: Counter,
     /// Bytes from clients.
     pub bytes_in: Counter,
@@ -95,8 +95,21 @@ pub struct ListenerCell {
     pub bytes_out: Counter,
     /// Endings by [`CloseReason::index`].
     pub closed: [Counter; CloseReason::COUNT],
-    /// How long connections lasted.
+    /// How long connections or flows lasted.
     pub durations: Histogram,
+    /// Datagrams from clients, those that were dropped included.
+    pub datagrams_in: Counter,
+    /// Datagrams to clients, those that the kernel would not take included.
+    pub datagrams_out: Counter,
+    /// Datagrams of both directions that were dropped, by [`DropReason::index`].
+    pub dropped: [Counter; DropReason::COUNT],
+}
+
+impl ListenerCell {
+    /// Counts dropped datagrams; only the owner of the cell may.
+    pub fn drop_datagrams(&self, reason: DropReason, count: u32) {
+        self.dropped[reason.index()].add(u64::from(count));
+    }
 }
 
 /// A listener's counts.
@@ -120,6 +133,9 @@ impl ListenerStats {
             bytes_out: Counter::default(),
             closed: Default::default(),
             durations: Histogram::new(&LIFETIME_BOUNDS_US),
+            datagrams_in: Counter::default(),
+            datagrams_out: Counter::default(),
+            dropped: Default::default(),
         };
         Self { id, name: name.to_owned(), clients, active: CachePadded::default(), cells: cells(workers, cell) }
     }

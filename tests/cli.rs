@@ -205,6 +205,8 @@ fn status_shows_the_same_to_people_and_machines() {
     let json: serde_json::Value = serde_json::from_str(&running.cli_ok(&["status", "--json"])).unwrap();
     assert_eq!(json["pools"][0]["backends"][0]["name"], "pony");
     assert_eq!(json["listeners"][0]["name"], "web");
+    assert_eq!(json["listeners"][0]["protocol"], "tcp");
+    assert!(json["listeners"][0].get("udp").is_none() && !table.contains("udp"), "{table}");
     assert!(running.cli_ok(&["status", "web"]).contains("pony"));
     assert_eq!(running.cli(&["status", "nowhere"]).status.code(), Some(1));
 }

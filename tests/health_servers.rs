@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evener::config::{Balance, Check, Connect, Endpoint, Health, OnDown, Percent, Pool, Queue, SendProxy};
+use evener::config::{Balance, Check, Connect, Endpoint, Health, Percent, Pool, Queue, SendProxy};
 use evener::health::{Checkers, Target, check};
 use evener::id::BackendId;
 use servers::{MariaDb, Postgres, Redis, wait_until};
@@ -41,7 +41,7 @@ fn target(kind: Check, host: IpAddr, port: u16) -> Target {
         },
         passive: None,
         panic_below: Percent(0),
-        on_down: OnDown::Keep,
+        on_down: None,
         slow_start: Duration::ZERO,
         send_proxy: SendProxy::Off,
         source: None,

@@ -110,6 +110,8 @@ fn every_promised_name_is_there_once_there_was_traffic() {
     );
     assert!(sum(&scrape, "evener_backend_health_changes_total", &["backend=\"dying\"", "to=\"down\""]) >= 1.0);
     assert!(!scrape.keys().any(|sample| sample.contains("127.9.0.1")), "client data in a label");
+    let of_flows: Vec<_> = families(&scrape).into_iter().filter(|name| name.starts_with("evener_udp_")).collect();
+    assert!(of_flows.is_empty(), "no listener carries datagrams: {of_flows:?}");
     assert_eq!(http_get(metrics, "/other").unwrap().0, 404);
 }
 
@@ -222,6 +224,9 @@ fn the_access_log_for_machines_has_every_field() {
     let event = evener.events().pop().unwrap();
     for field in FIELDS {
         assert!(!event[field].is_null(), "no {field} in {event}");
+    }
+    for field in ["datagrams_in", "datagrams_out"] {
+        assert!(event.as_object().unwrap().contains_key(field) && event[field].is_null(), "{field} in {event}");
     }
     let expected = [
         ("event", Value::from("close")),

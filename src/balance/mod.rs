@@ -16,6 +16,8 @@ pub mod tiers;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use std::fmt;
 
 use choice::{Draw, Least};
@@ -50,6 +52,14 @@ pub trait Candidate {
 /// and an IPv4 one will disagree about it.
 pub fn hash(bytes: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(bytes)
+}
+
+/// The hash of a client's address, in its canonical form.
+pub fn hash_client(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => hash(&address.octets()),
+        IpAddr::V6(address) => hash(&address.octets()),
+    }
 }
 
 /// Where one worker stands in one pool: the round-robin position and the rotation among equals.

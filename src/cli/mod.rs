@@ -25,7 +25,7 @@ use self::client::Client;
 use crate::config::Report;
 use crate::control::log::wants_colour;
 
-/// Layer-4 load balancer: TCP by zero-copy splice, health checks, one TOML file.
+/// Layer-4 load balancer: TCP by zero-copy splice, UDP by the batch, health checks, one TOML file.
 #[derive(Debug, Parser)]
 #[command(name = "evener", version, max_term_width = 100, arg_required_else_help = true)]
 struct Arguments {
@@ -68,9 +68,9 @@ enum Verb {
     },
     /// Make the running process read its file again, and say what came of it
     Reload,
-    /// Stop accepting, let connections finish, end the process
+    /// Take no new clients, let connections and flows finish, end the process
     Drain {
-        /// The longest that connections may take [default: process.drain.deadline of the file]
+        /// The longest that they may take [default: process.drain.deadline of the file]
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         deadline: Option<Duration>,
     },

@@ -28,9 +28,9 @@ pub fn status(client: &Client, pool: Option<&str>, json: bool) -> anyhow::Result
 fn whole(status: &Status, now: SystemTime, paper: Paper) -> String {
     let mut out = String::new();
     let process = &status.process;
-    let _ = writeln!(
+    let _ = write!(
         out,
-        "evener {}  pid {}  up {}  generation {}  workers {}  connections {}/{}  fds {}/{}",
+        "evener {}  pid {}  up {}  generation {}  workers {}  connections {}/{}",
         status.version,
         status.pid,
         age(Duration::from_secs(status.uptime_s)),
@@ -38,9 +38,11 @@ fn whole(status: &Status, now: SystemTime, paper: Paper) -> String {
         process.workers,
         process.connections,
         process.max_connections,
-        process.fds_open,
-        process.fds_limit,
     );
+    if process.max_flows > 0 {
+        let _ = write!(out, "  flows {}/{}", process.flows, process.max_flows);
+    }
+    let _ = writeln!(out, "  fds {}/{}", process.fds_open, process.fds_limit);
     out.push_str(&verdict(status, now, paper));
     out.push('\n');
     listeners(&status.listeners, paper, &mut out);
@@ -92,15 +94,18 @@ fn verdict(status: &Status, now: SystemTime, paper: Paper) -> String {
     out
 }
 
+/// Connections and flows stand under the same words, ACTIVE and TOTAL: which of the two they are, the address says.
 fn listeners(listeners: &[Listener], paper: Paper, out: &mut String) {
-    let headings = ["LISTENER", "ADDRESS", "POOL", "STATE", "CONNS", "ACCEPTED", "REFUSED", "IN", "OUT"];
+    let headings = ["LISTENER", "ADDRESS", "POOL", "STATE", "ACTIVE", "TOTAL", "REFUSED", "IN", "OUT"];
     let mut rows = Vec::new();
     for listener in listeners {
         let connections = &listener.connections;
+        let prefix = if listener.udp.is_some() { "udp " } else { "" };
+        let address = |address: &String| Cell::text(format!("{prefix}{address}"));
         let state = Cell::text(&listener.state);
         rows.push(vec![
             Cell::text(&listener.name),
-            Cell::text(listener.bind.first().map_or("-", String::as_str)),
+            listener.bind.first().map_or(Cell::text("-"), address),
             Cell::text(&listener.pool),
             if listener.state == "listening" { state } else { state.look(Look::Notable) },
             Cell::number(connections.active),
@@ -109,19 +114,33 @@ fn listeners(listeners: &[Listener], paper: Paper, out: &mut String) {
             Cell::number(bytes(listener.bytes_in)),
             Cell::number(bytes(listener.bytes_out)),
         ]);
-        for address in listener.bind.iter().skip(1) {
-            let mut row = vec![Cell::text(""), Cell::text(address)];
+        for further in listener.bind.iter().skip(1) {
+            let mut row = vec![Cell::text(""), address(further)];
             row.resize(headings.len(), Cell::text(""));
             rows.push(row);
         }
     }
-    render(&headings, &rows, &["OUT", "IN", "REFUSED", "ACCEPTED", "STATE", "POOL"], paper, out);
+    render(&headings, &rows, &["OUT", "IN", "REFUSED", "TOTAL", "STATE", "POOL"], paper, out);
+    for listener in listeners {
+        dropped(listener, paper, out);
+    }
+}
+
+/// What a listener dropped of its datagrams, the most frequent reason first.
+fn dropped(listener: &Listener, paper: Paper, out: &mut String) {
+    let Some(udp) = listener.udp.as_ref().filter(|udp| !udp.dropped.is_empty()) else { return };
+    let mut reasons: Vec<(&String, u64)> = udp.dropped.iter().map(|(reason, count)| (reason, *count)).collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let all: u64 = udp.dropped.values().sum();
+    let text = format!("{} dropped {all} datagrams: {}", listener.name, reasons.join(", "));
+    let _ = writeln!(out, "{}", Look::Notable.paint(&printable(&text), paper.coloured));
 }
 
 fn one_pool(pool: &Pool, now: SystemTime, paper: Paper, out: &mut String) {
     let _ = write!(
         out,
-        "{}  {}  {} connections",
+        "{}  {}  {} active",
         Look::Heading.paint(&format!("POOL {}", pool.name), paper.coloured),
         pool.balance,
         pool.connections.active
@@ -133,7 +152,7 @@ fn one_pool(pool: &Pool, now: SystemTime, paper: Paper, out: &mut String) {
         let _ = write!(out, "  {} found no backend", pool.connections.no_backend);
     }
     out.push('\n');
-    let headings = ["BACKEND", "ADDRESS", "STATE", "WEIGHT", "CONNS", "TOTAL", "FAILED", "IN", "OUT", "SINCE", "WHY"];
+    let headings = ["BACKEND", "ADDRESS", "STATE", "WEIGHT", "ACTIVE", "TOTAL", "FAILED", "IN", "OUT", "SINCE", "WHY"];
     let row = |backend: &Backend| {
         // A backend that is named by its address needs it once.
         let address = if backend.address == backend.name { "" } else { &backend.address };

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::mem::discriminant;
 use std::sync::Arc;
 
 use super::{Backend, Config, Listener, Pool, Process};
@@ -10,7 +11,8 @@ use super::{Backend, Config, Listener, Pool, Process};
 /// "listeners: +a -b ~c; pools: ~pg (+1 -1 backends); restart needed for process.workers".
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff {
-    /// Listeners by name. A listener whose `bind` changed is among `changed` and in `rebound`.
+    /// Listeners by name. A listener whose `bind` changed is among `changed` and in `rebound`; one whose `protocol`
+    /// changed is another one: removed and added.
     pub listeners: Names,
     /// Those of `listeners.changed` that must bind other addresses than before.
     pub rebound: Vec<String>,
@@ -48,7 +50,15 @@ pub struct PoolChange {
 
 /// What the new configuration changes.
 pub fn diff(old: &Config, new: &Config) -> Diff {
-    let (listeners, same_listeners) = compare(&old.listeners, &new.listeners, |listener| listener.name.as_str());
+    let (mut listeners, mut same_listeners) =
+        compare(&old.listeners, &new.listeners, |listener: &Arc<Listener>| listener.name.as_str());
+    same_listeners.retain(|(old, new)| {
+        let is_another = discriminant(&old.protocol) != discriminant(&new.protocol);
+        if is_another {
+            listeners.replace(&new.name);
+        }
+        !is_another
+    });
     let (pools, same_pools) = compare(&old.pools, &new.pools, |pool| pool.name.as_str());
     let rebound = |(old, new): &(&Arc<Listener>, &Arc<Listener>)| {
         let same = old.bind.len() == new.bind.len() && new.bind.iter().all(|bind| old.bind.contains(bind));
@@ -79,6 +89,13 @@ impl Diff {
 impl Names {
     fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// What has changed is another thing under the same name.
+    fn replace(&mut self, name: &str) {
+        self.changed.retain(|changed| changed != name);
+        self.added.push(name.to_owned());
+        self.removed.push(name.to_owned());
     }
 }
 
@@ -156,9 +173,7 @@ fn compare<'c, T: PartialEq>(old: &'c [T], new: &'c [T], name: impl Fn(&T) -> &s
 fn change(old: &Pool, new: &Pool) -> PoolChange {
     let (mut backends, both) = compare(&old.backends, &new.backends, |backend: &Arc<Backend>| backend.name.as_str());
     for (_, moved) in both.iter().filter(|(old, new)| old.address != new.address) {
-        backends.changed.retain(|name| *name != moved.name);
-        backends.added.push(moved.name.clone());
-        backends.removed.push(moved.name.clone());
+        backends.replace(&moved.name);
     }
     let order = |pool: &Pool| pool.backends.iter().map(|backend| backend.name.clone()).collect::<Vec<_>>();
     let options = Pool { backends: Vec::new(), ..old.clone() } != Pool { backends: Vec::new(), ..new.clone() };

@@ -1,14 +1,15 @@
 //! The configuration, valid by type: what the file says once every problem in it has been refused.
 //!
 //! `file` reads the bytes, `syntax` makes a table of TOML of them, `raw` walks that table and refuses unknown keys,
-//! `validate` turns it into these types with the help of `units`, `address` and `words`. `error` shows all problems at
-//! once with their places, `diff` says what a reload changes, `print` writes a configuration back as a file.
+//! `validate` turns it into these types with the help of `units`, `address`, `payload` and `words`. `error` shows all
+//! problems at once with their places, `diff` says what a reload changes, `print` writes a configuration back as a file.
 //! The names and meanings of the keys are the contract with users; defaults stand in `validate` and nowhere else.
 
 mod address;
 mod diff;
 mod error;
 mod file;
+mod payload;
 mod print;
 mod raw;
 mod syntax;
@@ -20,6 +21,7 @@ pub use address::UNIX_PATH_BYTES_MAX;
 pub use diff::{Diff, Names, PoolChange, diff};
 pub use error::{PROBLEMS_SHOWN_MAX, Problem, Report, Severity};
 pub use file::{FILE_BYTES_MAX, Loaded, load, parse};
+pub use payload::format_payload;
 pub use print::print;
 pub use units::DURATION_MAX;
 pub use validate::{LISTENERS_MAX, POOLS_MAX};
@@ -132,6 +134,8 @@ pub struct Listener {
     pub name: String,
     /// Where clients arrive; at least one, IP addresses or unix sockets.
     pub bind: Vec<Bind>,
+    /// What it carries. Of the fields below, those about connections mean something with TCP only.
+    pub protocol: Protocol,
     /// The pool that serves it.
     pub pool: String,
     /// When not empty, all other sources are refused.
@@ -158,6 +162,29 @@ pub struct Listener {
     pub keepalive: Option<Keepalive>,
 }
 
+/// `listener.protocol`, with the options that only that protocol has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Connections.
+    Tcp,
+    /// Flows of datagrams.
+    Udp(Udp),
+}
+
+/// `listener.udp`: what a flow is. A client's address and port with the address that it spoke to is one flow, and what
+/// its backend sends back belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Udp {
+    /// A flow ends when no datagram passed in either direction for this long.
+    pub idle_timeout: Duration,
+    /// A flow ends once so many replies have come for each of its datagrams; `None` (the file's 0) = it does not.
+    pub responses: Option<NonZeroU32>,
+    /// Flows at once; a further one takes the place of the longest idle one.
+    pub max_flows: NonZeroU32,
+    /// There are no flows: each datagram is given to a backend by itself, and no reply is expected.
+    pub one_way: bool,
+}
+
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Bind {
@@ -170,9 +197,9 @@ pub enum Bind {
 /// `listener.per_client`.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
 pub struct PerClient {
-    /// Connections at once from one client.
+    /// Connections or flows at once from one client.
     pub connections: Option<NonZeroU32>,
-    /// New connections per time from one client.
+    /// New connections or flows per time from one client; datagrams with `udp.one_way`.
     pub rate: Option<Rate>,
 }
 
@@ -215,8 +242,9 @@ pub struct Pool {
     pub passive: Option<Passive>,
     /// When fewer than this share of the backends is up, health is ignored and all are used.
     pub panic_below: Percent,
-    /// What becomes of the connections of a backend that went down.
-    pub on_down: OnDown,
+    /// What becomes of the connections and flows of a backend that went down. `None` (nothing in the file):
+    /// connections are kept, and a flow is given another backend with its client's next datagram.
+    pub on_down: Option<OnDown>,
     /// Over how long a backend that came up grows to its full weight; zero = at once.
     pub slow_start: Duration,
     /// The PROXY header sent to backends.
@@ -253,7 +281,7 @@ pub struct Backend {
     pub weight: u32,
     /// A tier serves only when every lower one is down.
     pub tier: u32,
-    /// Connections at once; `None` = no limit.
+    /// Connections and flows at once; `None` = no limit.
     pub max_connections: Option<NonZeroU32>,
 }
 
@@ -349,6 +377,14 @@ pub enum Check {
     },
     /// PING.
     Redis,
+    /// A datagram. Without `expect` a backend is good unless its host says that nobody listens there. What is asked in a
+    /// pool that only UDP listeners use and that names no kind.
+    Udp {
+        /// What is sent; may be empty.
+        send: Vec<u8>,
+        /// Bytes that must come somewhere in one of the answers.
+        expect: Option<Vec<u8>>,
+    },
     /// Send and expect, step by step.
     Script {
         /// At least one.
@@ -403,8 +439,10 @@ pub enum SendProxy {
     Off,
     /// The text form.
     V1,
-    /// The binary form.
+    /// The binary form; before each datagram with UDP.
     V2,
+    /// The same with TCP; with UDP before the first datagram of a flow only.
+    V2First,
 }
 
 /// Where a backend is reached, host names resolved.

@@ -1,13 +1,15 @@
 //! A configuration as a file: every key with its value, defaults too, in the notation of the contract. Reading what
 //! was written gives the same configuration.
 
+use std::collections::HashSet;
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
+use super::payload::format_payload;
 use super::units::{format_duration, format_rate};
-use super::validate::WEIGHT;
+use super::validate::{CONNECT, QUEUE, WEIGHT};
 use super::words::{ACCESS, BALANCE, INITIAL, LOG_FORMATS, LOG_LEVELS, SEND_PROXY, SPLICE, word_of};
-use super::{Backend, Check, Config, Health, Listener, OnDown, Pool, Process, Step};
+use super::{Backend, Check, Config, Health, Listener, OnDown, PerClient, Pool, Process, Protocol, Step, Udp};
 
 /// The effective configuration as TOML.
 pub fn print(config: &Config) -> String {
@@ -16,8 +18,14 @@ pub fn print(config: &Config) -> String {
     for listener in &config.listeners {
         print_listener(&mut out, listener);
     }
+    let users = |udp: bool| -> HashSet<&str> {
+        let listeners = config.listeners.iter().filter(|listener| (listener.protocol != Protocol::Tcp) == udp);
+        listeners.map(|listener| listener.pool.as_str()).collect()
+    };
+    let (tcp, udp) = (users(false), users(true));
     for pool in &config.pools {
-        print_pool(&mut out, pool);
+        let name = pool.name.as_str();
+        print_pool(&mut out, pool, udp.contains(name) && !tcp.contains(name));
     }
     out.0
 }
@@ -60,15 +68,47 @@ fn print_listener(out: &mut Lines, listener: &Listener) {
         [bind] => out.key("bind", quote(bind)),
         binds => out.key("bind", list(binds)),
     }
-    out.key("protocol", quote("tcp"));
+    let (protocol, udp) = match listener.protocol {
+        Protocol::Tcp => ("tcp", None),
+        Protocol::Udp(udp) => ("udp", Some(udp)),
+    };
+    out.key("protocol", quote(protocol));
     out.key("pool", quote(&listener.pool));
     out.key("allow", list(&listener.allow));
     out.key("deny", list(&listener.deny));
-    out.key("max_connections", listener.max_connections.map_or(0, |max| max.get()));
-    let per_client = &listener.per_client;
-    let mut limits = vec![("connections", per_client.connections.map_or(0, |max| max.get()).to_string())];
-    limits.extend(per_client.rate.map(|rate| ("rate", quote(format_rate(rate)))));
-    out.key("per_client", table(limits));
+    if udp.is_none() {
+        out.key("max_connections", listener.max_connections.map_or(0, |max| max.get()));
+    }
+    print_per_client(out, &listener.per_client, udp.is_some_and(|udp| udp.one_way));
+    match udp {
+        None => print_connection_keys(out, listener),
+        Some(Udp { one_way: true, .. }) => out.key("udp", table([("one_way", "true".to_owned())])),
+        Some(Udp { idle_timeout, responses, max_flows, one_way }) => {
+            let keys = [
+                ("idle_timeout", time(idle_timeout)),
+                ("responses", responses.map_or(0, |count| count.get()).to_string()),
+                ("max_flows", max_flows.to_string()),
+                ("one_way", one_way.to_string()),
+            ];
+            out.key("udp", table(keys));
+        }
+    }
+}
+
+fn print_per_client(out: &mut Lines, per_client: &PerClient, one_way: bool) {
+    let PerClient { connections, rate } = per_client;
+    let mut limits = Vec::new();
+    if !one_way {
+        limits.push(("connections", connections.map_or(0, |max| max.get()).to_string()));
+    }
+    limits.extend(rate.map(|rate| ("rate", quote(format_rate(rate)))));
+    if !limits.is_empty() {
+        out.key("per_client", table(limits));
+    }
+}
+
+/// What only TCP has.
+fn print_connection_keys(out: &mut Lines, listener: &Listener) {
     out.key("accept_proxy", list(&listener.accept_proxy));
     out.key("idle_timeout", time(listener.idle_timeout.unwrap_or_default()));
     out.key("half_close_timeout", time(listener.half_close_timeout));
@@ -82,17 +122,22 @@ fn print_listener(out: &mut Lines, listener: &Listener) {
     out.key("keepalive", keepalive.unwrap_or("false".to_owned()));
 }
 
-fn print_pool(out: &mut Lines, pool: &Pool) {
+/// What means nothing with UDP alone is left out, unless the file has it all the same.
+fn print_pool(out: &mut Lines, pool: &Pool, udp_alone: bool) {
     out.header(&format!("pool.{}", bare_or_quoted(&pool.name)));
     out.key("balance", quote(word_of(BALANCE, &pool.balance)));
     let backends: String = pool.backends.iter().map(|backend| format!("  {},\n", print_backend(backend))).collect();
     out.key("backends", format!("[\n{backends}]"));
     let connect = &pool.connect;
-    let user_timeout = time(connect.user_timeout.unwrap_or_default());
-    let attempts = connect.attempts.to_string();
-    let connect = [("timeout", time(connect.timeout)), ("attempts", attempts), ("user_timeout", user_timeout)];
-    out.key("connect", table(connect));
-    out.key("queue", table([("max", pool.queue.max.to_string()), ("timeout", time(pool.queue.timeout))]));
+    if !udp_alone || *connect != CONNECT {
+        let user_timeout = time(connect.user_timeout.unwrap_or_default());
+        let attempts = connect.attempts.to_string();
+        let keys = [("timeout", time(connect.timeout)), ("attempts", attempts), ("user_timeout", user_timeout)];
+        out.key("connect", table(keys));
+    }
+    if !udp_alone || pool.queue != QUEUE {
+        out.key("queue", table([("max", pool.queue.max.to_string()), ("timeout", time(pool.queue.timeout))]));
+    }
     out.key("health", print_health(&pool.health));
     let passive = pool.passive.map(|passive| {
         table([
@@ -104,14 +149,12 @@ fn print_pool(out: &mut Lines, pool: &Pool) {
     });
     out.key("passive", passive.unwrap_or("false".to_owned()));
     out.key("panic_below", percent(pool.panic_below.0));
-    out.key(
-        "on_down",
-        match pool.on_down {
-            OnDown::Keep => quote("keep"),
-            OnDown::CloseAfter(Duration::ZERO) => quote("close"),
-            OnDown::CloseAfter(after) => quote(format!("close after {}", format_duration(after))),
-        },
-    );
+    match pool.on_down {
+        None => out.0.push_str("# on_down is not set: connections stay, flows are given another backend\n"),
+        Some(OnDown::Keep) => out.key("on_down", quote("keep")),
+        Some(OnDown::CloseAfter(Duration::ZERO)) => out.key("on_down", quote("close")),
+        Some(OnDown::CloseAfter(after)) => out.key("on_down", quote(format!("close after {}", format_duration(after)))),
+    }
     out.key("slow_start", time(pool.slow_start));
     out.key("send_proxy", quote(word_of(SEND_PROXY, &pool.send_proxy)));
     if let Some(source) = pool.source {
@@ -161,6 +204,11 @@ fn print_check(check: &Check) -> Vec<(&'static str, String)> {
         Check::None => vec![kind("none")],
         Check::Tcp => vec![kind("tcp")],
         Check::Redis => vec![kind("redis")],
+        Check::Udp { send, expect } => {
+            let mut keys = vec![kind("udp"), ("send", quote(format_payload(send)))];
+            keys.extend(expect.iter().map(|expect| ("expect", quote(format_payload(expect)))));
+            keys
+        }
         Check::Mysql { user } => vec![kind("mysql"), ("user", quote(user))],
         Check::Postgres { user, database } => {
             vec![kind("postgres"), ("user", quote(user)), ("database", quote(database))]
@@ -178,10 +226,9 @@ fn print_check(check: &Check) -> Vec<(&'static str, String)> {
             keys
         }
         Check::Script { steps } => {
-            // A file is UTF-8, and so are the steps that come from one.
             let step = |step: &Step| match step {
-                Step::Send(bytes) => table([("send", quote(String::from_utf8_lossy(bytes)))]),
-                Step::Expect(bytes) => table([("expect", quote(String::from_utf8_lossy(bytes)))]),
+                Step::Send(bytes) => table([("send", quote(format_payload(bytes)))]),
+                Step::Expect(bytes) => table([("expect", quote(format_payload(bytes)))]),
             };
             let steps: Vec<String> = steps.iter().map(step).collect();
             vec![kind("script"), ("steps", format!("[{}]", steps.join(", ")))]

@@ -49,6 +49,8 @@ pub(super) struct Reader<'t, 'f> {
     /// The table in a message: "[pool.pg]" or "`health`".
     name: String,
     known: Vec<&'static str>,
+    /// Keys that are read as if they were not there.
+    refused: Vec<&'static str>,
     /// What to say of keys that stand elsewhere or in no file of this version.
     hints: &'static [(&'static str, &'static str)],
     pub findings: &'f mut Findings,
@@ -58,7 +60,7 @@ pub(super) struct Reader<'t, 'f> {
 impl<'t, 'f> Reader<'t, 'f> {
     pub fn new(table: Option<&'t DeTable<'t>>, span: Span, name: String, findings: &'f mut Findings) -> Self {
         let errors_before = findings.errors;
-        Self { table, span, name, known: Vec::new(), hints: &[], findings, errors_before }
+        Self { table, span, name, known: Vec::new(), refused: Vec::new(), hints: &[], findings, errors_before }
     }
 
     /// Names keys that are refused with more than the nearest valid key.
@@ -77,7 +79,7 @@ impl<'t, 'f> Reader<'t, 'f> {
         if !self.known.contains(&key) {
             self.known.push(key);
         }
-        self.table?.get(key)
+        if self.refused.contains(&key) { None } else { self.table?.get(key) }
     }
 
     /// Whether the file has the key.
@@ -90,11 +92,15 @@ impl<'t, 'f> Reader<'t, 'f> {
         self.table.and_then(|table| table.get(key)).map_or(self.span.clone(), Spanned::span)
     }
 
-    /// The value of a key that only others of its kind may have; `finish` says nothing more of it.
-    pub fn take_quietly(&mut self, key: &'static str) -> Option<&'t Item<'t>> {
-        let item = self.table?.get(key)?;
-        self.known.push(key);
-        Some(item)
+    /// Refuses a key that only others of its kind may have, with what `finding` says at its place: from now on it reads
+    /// as if it were not there.
+    pub fn refuse(&mut self, key: &'static str, finding: impl FnOnce(Span) -> Finding) {
+        if self.has(key) {
+            self.known.push(key);
+            self.refused.push(key);
+            let finding = finding(self.key_span(key));
+            self.findings.push(finding);
+        }
     }
 
     /// Where a key is, or the table when the file does not give it.

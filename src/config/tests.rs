@@ -73,8 +73,50 @@ fn what_the_file_leaves_out_has_the_defaults_of_the_contract() {
     assert_eq!((health.fast_interval, health.jitter), (Duration::from_millis(500), Percent(10)));
     assert!(health.kind == Check::Tcp && health.initial_up);
     assert_eq!(pool.passive.map(|p| (p.failures.get(), p.window, p.eject)), Some((5, secs(10), secs(30))));
-    assert_eq!((pool.panic_below, pool.on_down), (Percent(0), OnDown::Keep));
+    assert_eq!((pool.panic_below, pool.on_down), (Percent(0), None));
     assert_eq!((pool.slow_start, pool.send_proxy, pool.source), (Duration::ZERO, SendProxy::Off, None));
+}
+
+const DNS: &str = "[listener.dns]\nbind = \"0.0.0.0:53\"\nprotocol = \"udp\"\npool = \"dns\"\n[pool.dns]\nbackends = [\"10.0.0.1:53\"]\n";
+const DNS_TCP: &str = "[listener.tcp]\nbind = \"0.0.0.0:53\"\npool = \"dns\"\n";
+
+#[test]
+fn what_a_file_of_udp_leaves_out_has_the_defaults_of_the_contract() {
+    let config = read(DNS);
+    let Protocol::Udp(udp) = config.listeners[0].protocol else { panic!("{:?}", config.listeners[0]) };
+    assert_eq!((udp.idle_timeout, udp.responses), (Duration::from_secs(30), None));
+    assert_eq!((udp.max_flows.get(), udp.one_way), (100_000, false));
+}
+
+#[test]
+fn a_pool_that_only_udp_uses_is_asked_by_udp_unless_it_says_something_else() {
+    let kind = |text: &str| read(text).pools[0].health.kind.clone();
+    let udp = Check::Udp { send: Vec::new(), expect: None };
+    assert_eq!(kind(DNS), udp);
+    assert_eq!(kind(&format!("{DNS}health.port = 5353\n")), udp);
+    assert_eq!(kind(&format!("{DNS}health.kind = \"tcp\"\n")), Check::Tcp);
+    assert_eq!(kind(&format!("{DNS}{DNS_TCP}")), Check::Tcp);
+    assert!(print(&read(DNS)).contains("health = { kind = \"udp\", send = \"\","));
+}
+
+#[test]
+fn a_udp_listener_is_printed_with_the_keys_that_it_has_and_no_other() {
+    let printed = print(&read(DNS));
+    let (_, tables) = printed.split_once("[listener.dns]\n").unwrap();
+    let keys: Vec<&str> = tables.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key).collect();
+    let listener = ["bind", "protocol", "pool", "allow", "deny", "per_client", "udp"];
+    let pool = ["balance", "backends", "health", "passive", "panic_below", "slow_start", "send_proxy"];
+    assert_eq!(keys, [&listener[..], &pool].concat());
+    assert!(parse("printed", printed.as_bytes()).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn a_listener_of_another_protocol_is_another_listener() {
+    let tcp = read(&DNS.replace("\"udp\"", "\"tcp\""));
+    let diff = diff(&tcp, &read(DNS));
+    assert_eq!(diff.to_string(), "listeners: +dns -dns; pools: ~dns (options)");
+    let slower = read(&DNS.replace("pool = ", "udp.idle_timeout = \"1m\"\npool = "));
+    assert_eq!(super::diff(&read(DNS), &slower).to_string(), "listeners: ~dns");
 }
 
 #[test]

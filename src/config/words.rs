@@ -23,7 +23,7 @@ pub(super) const BALANCE: Words<Balance> = &[
     ("first", Balance::First),
 ];
 pub(super) const SEND_PROXY: Words<SendProxy> =
-    &[("off", SendProxy::Off), ("v1", SendProxy::V1), ("v2", SendProxy::V2)];
+    &[("off", SendProxy::Off), ("v1", SendProxy::V1), ("v2", SendProxy::V2), ("v2_first", SendProxy::V2First)];
 /// `health.initial`: whether a backend counts as up before its first check.
 pub(super) const INITIAL: Words<bool> = &[("up", true), ("down", false)];
 

@@ -1,14 +1,14 @@
 //! Hands out identities, and keeps the counts of each for as long as anything can still count.
 //!
-//! A listener and a pool are known by their name, a backend by pool, name and place. The same thing after a reload is
-//! given the same number and the same counts; a number is never given to another thing. What was removed is forgotten
-//! once its last connection has ended.
+//! A listener is known by its name and protocol, a pool by its name, a backend by pool, name and place. The same thing
+//! after a reload is given the same number and the same counts; a number is never given to another thing. What was
+//! removed is forgotten once its last connection has ended.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{self, Endpoint, PerClient};
+use crate::config::{self, Endpoint, PerClient, Protocol};
 use crate::id::{BackendId, ListenerId, PoolId};
 use crate::limit::{CLIENTS_MAX, Limiter, Limits};
 use crate::stats::{BackendStats, ListenerStats, PoolStats};
@@ -18,7 +18,9 @@ use crate::stats::{BackendStats, ListenerStats, PoolStats};
 pub struct Identities {
     workers: usize,
     last: u32,
-    listeners: HashMap<String, Arc<ListenerStats>>,
+    /// By name, and whether it carries datagrams: what is counted of flows is nothing that a listener for connections
+    /// could go on with.
+    listeners: HashMap<(String, bool), Arc<ListenerStats>>,
     pools: HashMap<String, Arc<PoolStats>>,
     backends: HashMap<(String, String, Endpoint), Arc<BackendStats>>,
 }
@@ -43,14 +45,15 @@ impl Identities {
     /// The counts of this listener, with its limits by client as the file has them now.
     pub fn listener(&mut self, listener: &config::Listener) -> Arc<ListenerStats> {
         let limits = limits(&listener.per_client);
-        if let Some(known) = self.listeners.get(&listener.name) {
+        let key = (listener.name.clone(), matches!(listener.protocol, Protocol::Udp(_)));
+        if let Some(known) = self.listeners.get(&key) {
             known.clients.reconfigure(limits);
             return known.clone();
         }
         let clients = Limiter::new(limits, CLIENTS_MAX);
         let id = ListenerId(self.next());
         let stats = Arc::new(ListenerStats::new(id, &listener.name, clients, self.workers));
-        self.listeners.insert(listener.name.clone(), stats.clone());
+        self.listeners.insert(key, stats.clone());
         stats
     }
 
@@ -100,6 +103,7 @@ fn limits(per_client: &PerClient) -> Limits {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample;
     use super::*;
     use crate::stats::BackendSlot;
 
@@ -128,6 +132,16 @@ mod tests {
         assert!(identities.forget(&InUse::default()));
         let again = identities.backend("p", "a", &place("10.0.0.1:1"));
         assert!(again.id > stats.id);
+    }
+
+    #[test]
+    fn a_listener_that_carries_another_protocol_is_another_one() {
+        let mut identities = Identities::new(1);
+        let tcp = identities.listener(&sample::listener("dns"));
+        let udp = identities.listener(&sample::udp_listener("dns"));
+        assert_ne!(tcp.id, udp.id);
+        assert!(Arc::ptr_eq(&tcp, &identities.listener(&sample::listener("dns"))));
+        assert!(Arc::ptr_eq(&udp, &identities.listener(&sample::udp_listener("dns"))));
     }
 
     #[test]

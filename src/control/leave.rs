@@ -1,4 +1,4 @@
-//! Signals, and the way out: stop accepting, let connections finish, end what is left by the deadline.
+//! Signals, and the way out: no new clients, let connections and flows finish, end what is left by the deadline.
 
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,7 @@ impl Leaving {
         Self { until: Some(until), next_look: now() + LOOK_INTERVAL, quiet: 0 }
     }
 
-    /// Whether it is over, when so many connections are left.
+    /// Whether it is over, when so many connections and flows are left.
     fn is_over(&mut self, carried: u32, now: Instant) -> bool {
         let Some(until) = self.until else { return true };
         if now < self.next_look {
@@ -94,7 +94,8 @@ impl Supervisor {
             self.drain(self.wanted.config.process.drain.deadline);
             return;
         }
-        tracing::warn!(connections = notify::carried(&self.counts), "a second signal: ending at once");
+        let (connections, flows) = (notify::carried(&self.counts), self.wanted.flows());
+        tracing::warn!(connections, flows, "a second signal: ending at once");
         self.leaving = Some(Leaving::at_once());
     }
 
@@ -102,8 +103,9 @@ impl Supervisor {
     pub(super) fn drain(&mut self, deadline: Duration) {
         tracing::info!(
             connections = notify::carried(&self.counts),
+            flows = self.wanted.flows(),
             deadline = %humantime::format_duration(deadline),
-            "draining: no new clients, connections may finish"
+            "draining: no new clients, connections and flows may finish"
         );
         notify::stopping();
         // Ours are duplicates: as long as one is open, the kernel goes on taking clients.
@@ -117,7 +119,7 @@ impl Supervisor {
 
     /// Whether the way out has come to its end.
     pub(super) fn has_left(&mut self) -> bool {
-        let carried = notify::carried(&self.counts);
+        let carried = notify::carried(&self.counts) + self.wanted.flows();
         self.leaving.as_mut().is_some_and(|leaving| leaving.is_over(carried, now()))
     }
 

@@ -2,7 +2,8 @@
 //! their options can change without binding again.
 //!
 //! An IP address has one socket for each worker (SO_REUSEPORT); a unix socket has one, at worker 0. A unix socket is
-//! made with mode 0666: clients are other users, and who may reach it is decided by its folder.
+//! made with mode 0666: clients are other users, and who may reach it is decided by its folder. TCP and UDP may share an
+//! address and port, as DNS has it: they are different sites.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,10 +11,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::config::{Bind, Config, Listener};
+use super::udp;
+use crate::config::{Bind, Config, Listener, Protocol};
 use crate::id::ListenerId;
+use crate::sys::datagram::{DatagramSocket, Offload};
 use crate::sys::socket::{self, ListenOptions};
 use crate::worker::Command;
 
@@ -24,14 +27,28 @@ const UNIX_MODE: u32 = 0o666;
 #[derive(Debug)]
 pub struct Listeners {
     workers: usize,
+    /// What datagram sockets ask the kernel for.
+    offload: Offload,
     open: Vec<Open>,
+}
+
+/// An address, and what arrives there: TCP and UDP have each their own ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Site {
+    /// Connections.
+    Tcp(SocketAddr),
+    /// Datagrams.
+    Udp(SocketAddr),
+    /// Connections of this host.
+    Unix(PathBuf),
 }
 
 /// One address of one listener.
 #[derive(Debug)]
 struct Open {
     name: String,
-    bind: Bind,
+    site: Site,
+    /// They mean nothing to UDP.
     options: ListenOptions,
     /// Duplicates of what the workers have, in the order of the workers.
     sockets: Vec<OwnedFd>,
@@ -60,8 +77,13 @@ pub struct ListenError {
 
 impl Listeners {
     /// None yet, for so many workers.
-    pub fn new(workers: usize) -> Self {
-        Self { workers, open: Vec::new() }
+    pub fn new(workers: usize, offload: Offload) -> Self {
+        Self { workers, offload, open: Vec::new() }
+    }
+
+    /// What datagram sockets ask the kernel for.
+    pub const fn offload(&self) -> Offload {
+        self.offload
     }
 
     /// Binds what `config` has and is not open yet.
@@ -69,21 +91,18 @@ impl Listeners {
     /// # Errors
     /// The first address that cannot be had; nothing has changed then.
     pub fn bind(&self, config: &Config) -> Result<Bound, ListenError> {
-        let missing = || {
-            let binds = config.listeners.iter().flat_map(|listener| listener.bind.iter().map(move |b| (listener, b)));
-            binds.filter(|(listener, bind)| !self.open.iter().any(|open| open.is(&listener.name, bind)))
-        };
+        let missing = || sites(config).filter(|(listener, site)| !self.open.iter().any(|open| open.is(listener, site)));
         // All are probed before the first is bound: with SO_REUSEPORT our own sockets would be found taken.
-        for (listener, bind) in missing() {
-            self.probe(bind).map_err(|error| explain(listener, bind, error))?;
+        for (listener, site) in missing() {
+            self.probe(&site).map_err(|error| explain(listener, &site, error))?;
         }
         let mut bound = Bound::default();
-        for (listener, bind) in missing() {
-            let open = match self.moved(config, bind) {
+        for (listener, site) in missing() {
+            let open = match self.moved(config, &site) {
                 Some(from) => from.duplicate(&listener.name, options(config, listener)),
-                None => self.open(config, listener, bind),
+                None => self.open(config, listener, &site),
             };
-            bound.0.push(open.map_err(|error| explain(listener, bind, error))?);
+            bound.0.push(open.map_err(|error| explain(listener, &site, error))?);
         }
         Ok(bound)
     }
@@ -98,30 +117,28 @@ impl Listeners {
             let Some(listener) = id(&open.name) else { continue };
             for (worker, socket) in open.sockets.iter().enumerate() {
                 let socket = socket.try_clone()?;
-                orders.push((worker, Command::Listen { listener, bind: open.bind.clone(), socket }));
+                orders.push((worker, Command::Listen { listener, bind: open.site.bind(), socket }));
             }
             self.open.push(open);
         }
         Ok(orders)
     }
 
-    /// Lets go of what `config` does not have any more, and says who is to stop.
-    pub fn release(&mut self, config: &Config, id: impl Fn(&str) -> Option<ListenerId>) -> Vec<Order> {
-        let has = |open: &Open| {
-            config.listeners.iter().any(|listener| listener.bind.iter().any(|bind| open.is(&listener.name, bind)))
-        };
+    /// Lets go of what `config` does not have any more, and says who is to stop, and where.
+    pub fn release(&mut self, config: &Config, id: impl Fn(&str) -> Option<ListenerId>) -> (Vec<Order>, Vec<Site>) {
+        let has = |open: &Open| sites(config).any(|(listener, site)| open.is(listener, &site));
         let (kept, gone): (Vec<Open>, Vec<Open>) = std::mem::take(&mut self.open).into_iter().partition(has);
         self.open = kept;
         let mut orders = Vec::new();
-        for open in gone {
-            if !self.open.iter().any(|other| other.bind == open.bind) {
+        for open in &gone {
+            if !self.open.iter().any(|other| other.site == open.site) {
                 open.remove_file();
             }
             let Some(listener) = id(&open.name) else { continue };
-            let unlisten = |worker| (worker, Command::Unlisten { listener, bind: open.bind.clone() });
+            let unlisten = |worker| (worker, Command::Unlisten { listener, bind: open.site.bind() });
             orders.extend((0..open.sockets.len()).map(unlisten));
         }
-        orders
+        (orders, gone.into_iter().map(|open| open.site).collect())
     }
 
     /// Applies changed options to the sockets that are open.
@@ -133,7 +150,7 @@ impl Listeners {
             let options = options(config, listener);
             for open in self.open.iter_mut().filter(|open| open.name == listener.name && open.options != options) {
                 for socket in &open.sockets {
-                    configure(socket, &open.bind, &options).map_err(|error| explain(listener, &open.bind, error))?;
+                    configure(socket, &open.site, &options).map_err(|error| explain(listener, &open.site, error))?;
                 }
                 open.options = options;
             }
@@ -154,65 +171,76 @@ impl Listeners {
         }
     }
 
-    /// Whether anybody still listens on one of these addresses: workers let go in their own time. The file of a unix
-    /// socket is gone at once.
-    pub fn are_held(&self, binds: &[Bind]) -> bool {
-        binds.iter().any(|bind| matches!(bind, Bind::Ip(_)) && self.probe(bind).is_err())
+    /// Whether anybody still has one of these: workers let go in their own time. The file of a unix socket is gone at
+    /// once.
+    pub fn are_held(&self, sites: &[Site]) -> bool {
+        sites.iter().any(|site| !matches!(site, Site::Unix(_)) && self.probe(site).is_err())
     }
 
-    /// An open socket of this address whose listener gives it up in `config`.
-    fn moved(&self, config: &Config, bind: &Bind) -> Option<&Open> {
-        if matches!(bind, Bind::Ip(address) if address.port() == 0) {
+    /// An open socket of this site whose listener gives it up in `config`.
+    fn moved(&self, config: &Config, site: &Site) -> Option<&Open> {
+        if matches!(site, Site::Tcp(address) | Site::Udp(address) if address.port() == 0) {
             return None;
         }
-        let stays = |open: &Open| {
-            config.listeners.iter().any(|listener| listener.name == open.name && listener.bind.contains(bind))
-        };
-        self.open.iter().find(|open| open.bind == *bind && !stays(open))
+        let stays = |open: &Open| sites(config).any(|(listener, site)| open.is(listener, &site));
+        self.open.iter().find(|open| open.site == *site && !stays(open))
     }
 
     /// Whether somebody else has the address. SO_REUSEPORT lets a second process of the same user bind it too and
-    /// take half of the clients, silently; a bind without it is refused while anybody listens there, and is not
-    /// bothered by connections that a predecessor has left (SO_REUSEADDR, socket(7)).
-    fn probe(&self, bind: &Bind) -> io::Result<()> {
-        let address = match bind {
-            Bind::Ip(address) => *address,
-            Bind::Unix(path) if self.open.iter().any(|open| open.bind == *bind) => {
+    /// take half of the clients, silently; a bind without it is refused while anybody has it.
+    fn probe(&self, site: &Site) -> io::Result<()> {
+        let address = match site {
+            Site::Tcp(address) | Site::Udp(address) => *address,
+            Site::Unix(path) if self.open.iter().any(|open| open.site == *site) => {
                 return path.metadata().map(drop);
             }
-            Bind::Unix(path) => return clear_stale(path),
+            Site::Unix(path) => return clear_stale(path),
         };
-        let ours = |open: &Open| matches!(open.local, Some(local) if local.port() == address.port());
-        if address.port() == 0 || self.open.iter().any(ours) {
+        let is_ours = |open: &Open| {
+            let is_kin = std::mem::discriminant(&open.site) == std::mem::discriminant(site);
+            is_kin && open.local.is_some_and(|local| local.port() == address.port())
+        };
+        if address.port() == 0 || self.open.iter().any(is_ours) {
             return Ok(());
         }
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&address.into())
+        bind_alone(site, address).map(drop)
     }
 
-    fn open(&self, config: &Config, listener: &Listener, bind: &Bind) -> io::Result<Open> {
+    fn open(&self, config: &Config, listener: &Listener, site: &Site) -> io::Result<Open> {
         let options = options(config, listener);
-        let (sockets, inode): (Vec<OwnedFd>, _) = match bind {
-            Bind::Ip(address) => (self.open_ip(*address, &options)?, None),
-            Bind::Unix(path) => {
+        let (sockets, inode) = match site {
+            Site::Tcp(address) => (self.open_each(*address, |address| socket::listen_ip(address, &options))?, None),
+            Site::Udp(address) => (self.open_udp(site, *address)?, None),
+            Site::Unix(path) => {
                 let socket = socket::listen_unix(path, &options)?;
                 std::fs::set_permissions(path, PermissionsExt::from_mode(UNIX_MODE))?;
                 (vec![socket], inode(path))
             }
         };
         let local = sockets.first().and_then(local);
-        Ok(Open { name: listener.name.clone(), bind: bind.clone(), options, sockets, local, inode })
+        Ok(Open { name: listener.name.clone(), site: site.clone(), options, sockets, local, inode })
+    }
+
+    fn open_udp(&self, site: &Site, mut address: SocketAddr) -> io::Result<Vec<OwnedFd>> {
+        if address.port() == 0 {
+            // With SO_REUSEPORT the kernel may choose a port that another listener of this user has, and share it.
+            let chosen = bind_alone(site, address)?.local_addr()?.as_socket();
+            address.set_port(chosen.map_or(0, |chosen| chosen.port()));
+        }
+        self.open_each(address, |address| {
+            DatagramSocket::bind(address, udp::RECEIVE_BUFFER_BYTES, self.offload).map(OwnedFd::from)
+        })
     }
 
     /// One socket for each worker; with port 0 the first one chooses and the others join it.
-    fn open_ip(&self, mut address: SocketAddr, options: &ListenOptions) -> io::Result<Vec<OwnedFd>> {
+    fn open_each(
+        &self,
+        mut address: SocketAddr,
+        open: impl Fn(SocketAddr) -> io::Result<OwnedFd>,
+    ) -> io::Result<Vec<OwnedFd>> {
         let mut sockets = Vec::with_capacity(self.workers);
         for _ in 0..self.workers {
-            let socket = socket::listen_ip(address, options)?;
+            let socket = open(address)?;
             if let Some(local) = local(&socket) {
                 address.set_port(local.port());
             }
@@ -222,30 +250,65 @@ impl Listeners {
     }
 }
 
+impl Bound {
+    /// Bytes that the smallest receive buffer of the datagram sockets holds; `None` = there are none.
+    pub fn receive_buffer_bytes(&self) -> Option<usize> {
+        let open = self.0.iter().filter(|open| matches!(open.site, Site::Udp(_)));
+        // The kernel counts twice what was asked for (socket(7)).
+        let bytes = |socket| SockRef::from(socket).recv_buffer_size().map_or(0, |bytes| bytes / 2);
+        open.flat_map(|open| &open.sockets).map(bytes).min()
+    }
+}
+
+impl Site {
+    fn of(listener: &Listener, bind: &Bind) -> Self {
+        match (bind, listener.protocol) {
+            (Bind::Unix(path), _) => Self::Unix(path.clone()),
+            (Bind::Ip(address), Protocol::Tcp) => Self::Tcp(*address),
+            (Bind::Ip(address), Protocol::Udp(_)) => Self::Udp(*address),
+        }
+    }
+
+    /// As the file has it.
+    fn bind(&self) -> Bind {
+        match self {
+            Self::Tcp(address) | Self::Udp(address) => Bind::Ip(*address),
+            Self::Unix(path) => Bind::Unix(path.clone()),
+        }
+    }
+}
+
+impl std::fmt::Display for Site {
+    /// How the address stands in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) | Self::Udp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 impl Open {
-    fn is(&self, name: &str, bind: &Bind) -> bool {
-        self.name == name && self.bind == *bind
+    fn is(&self, listener: &Listener, site: &Site) -> bool {
+        self.name == listener.name && self.site == *site
     }
 
     fn address(&self) -> String {
-        match (&self.bind, self.local) {
-            (Bind::Ip(_), Some(local)) => local.to_string(),
-            (bind, _) => text(bind),
-        }
+        self.local.map_or_else(|| self.site.to_string(), |local| local.to_string())
     }
 
     /// The same sockets under another listener's name: what waits in their queues is not lost.
     fn duplicate(&self, name: &str, options: ListenOptions) -> io::Result<Self> {
         let sockets: Vec<OwnedFd> = self.sockets.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
         for socket in &sockets {
-            configure(socket, &self.bind, &options)?;
+            configure(socket, &self.site, &options)?;
         }
-        let (bind, local, inode) = (self.bind.clone(), self.local, self.inode);
-        Ok(Self { name: name.to_owned(), bind, options, sockets, local, inode })
+        let (site, local, inode) = (self.site.clone(), self.local, self.inode);
+        Ok(Self { name: name.to_owned(), site, options, sockets, local, inode })
     }
 
     fn remove_file(&self) {
-        if let (Bind::Unix(path), Some(_)) = (&self.bind, self.inode)
+        if let (Site::Unix(path), Some(_)) = (&self.site, self.inode)
             && inode(path) == self.inode
         {
             // A file that stays behind is found stale by the next start.
@@ -254,10 +317,32 @@ impl Open {
     }
 }
 
-fn configure(socket: &OwnedFd, bind: &Bind, options: &ListenOptions) -> io::Result<()> {
-    match bind {
-        Bind::Ip(_) => socket::configure(socket, options),
-        Bind::Unix(_) => SockRef::from(socket).listen(i32::try_from(options.backlog).unwrap_or(i32::MAX)),
+/// Every address of every listener.
+fn sites(config: &Config) -> impl Iterator<Item = (&Listener, Site)> {
+    let listeners = config.listeners.iter().map(|listener| &**listener);
+    listeners.flat_map(|listener| listener.bind.iter().map(move |bind| (listener, Site::of(listener, bind))))
+}
+
+/// Binds an address as nobody can who shares it; connections that a predecessor has left do no harm (SO_REUSEADDR,
+/// socket(7)).
+fn bind_alone(site: &Site, address: SocketAddr) -> io::Result<Socket> {
+    let is_udp = matches!(site, Site::Udp(_));
+    let kind = if is_udp { Type::DGRAM } else { Type::STREAM };
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    // With UDP it would mean to share.
+    socket.set_reuse_address(!is_udp)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn configure(socket: &OwnedFd, site: &Site, options: &ListenOptions) -> io::Result<()> {
+    match site {
+        Site::Tcp(_) => socket::configure(socket, options),
+        Site::Udp(_) => Ok(()),
+        Site::Unix(_) => SockRef::from(socket).listen(i32::try_from(options.backlog).unwrap_or(i32::MAX)),
     }
 }
 
@@ -300,23 +385,16 @@ pub fn inode(path: &Path) -> Option<(u64, u64)> {
     path.symlink_metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// How an address stands in the file.
-pub fn text(bind: &Bind) -> String {
-    match bind {
-        Bind::Ip(address) => address.to_string(),
-        Bind::Unix(path) => format!("unix:{}", path.display()),
-    }
-}
-
-fn explain(listener: &Listener, bind: &Bind, error: io::Error) -> ListenError {
-    let advice = match bind {
-        Bind::Ip(address) => advise(*address, &error),
-        Bind::Unix(path) => advise_unix(path, &error),
+fn explain(listener: &Listener, site: &Site, error: io::Error) -> ListenError {
+    let advice = match site {
+        Site::Tcp(address) => advise(*address, &error),
+        Site::Udp(address) => advise_udp(*address, &error),
+        Site::Unix(path) => advise_unix(path, &error),
     };
-    ListenError { listener: listener.name.clone(), address: text(bind), error, advice }
+    ListenError { listener: listener.name.clone(), address: site.to_string(), error, advice }
 }
 
-/// What to do about an address that cannot be bound.
+/// What to do about a TCP address that cannot be bound.
 pub fn advise(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -331,6 +409,15 @@ pub fn advise(address: SocketAddr, error: &io::Error) -> String {
                 .to_owned()
         }
         _ => "nothing was changed".to_owned(),
+    }
+}
+
+fn advise_udp(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another program has this UDP port; who: ss -lunp 'sport = :{}'", address.port())
+        }
+        _ => advise(address, error),
     }
 }
 

@@ -180,7 +180,7 @@ fn line(event: &Event, format: LogFormat, out: &mut String) {
 }
 
 /// The fields in their order; both formats have the same.
-fn fields(event: &Event) -> [(&'static str, Value<'_>); 16] {
+fn fields(event: &Event) -> [(&'static str, Value<'_>); 18] {
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(event.time_ms);
     let maybe = |text: Option<String>| text.map_or(Value::Nothing, |text| Value::Text(Cow::Owned(text)));
     let fixed = |text: &'static str| Value::Text(Cow::Borrowed(text));
@@ -197,6 +197,8 @@ fn fields(event: &Event) -> [(&'static str, Value<'_>); 16] {
         ("duration_ms", Value::Millis(event.duration)),
         ("bytes_in", Value::Number(event.bytes_in)),
         ("bytes_out", Value::Number(event.bytes_out)),
+        ("datagrams_in", event.datagrams.map_or(Value::Nothing, |(count, _)| Value::Number(count))),
+        ("datagrams_out", event.datagrams.map_or(Value::Nothing, |(_, count)| Value::Number(count))),
         ("spliced_bytes", Value::Number(event.spliced_bytes)),
         ("attempts", Value::Number(event.attempts.into())),
         ("reason", event.reason.map_or(Value::Nothing, |reason| fixed(reason.as_str()))),
@@ -261,6 +263,7 @@ mod tests {
             duration: Duration::from_micros(1_500_000),
             bytes_in: 10,
             bytes_out: 20,
+            datagrams: None,
             spliced_bytes: 0,
             attempts: 1,
             reason: Some(CloseReason::ClientReset),
@@ -278,8 +281,8 @@ mod tests {
         assert_eq!(
             written(&event("web"), LogFormat::Text),
             "time=2023-11-14T22:13:20.123Z event=close id=7 listener=web pool=pg backend=pg1 client=192.0.2.1:40000 \
-             local=- connect_ms=0.412 duration_ms=1500.000 bytes_in=10 bytes_out=20 spliced_bytes=0 attempts=1 \
-             reason=client_reset code=CD\n"
+             local=- connect_ms=0.412 duration_ms=1500.000 bytes_in=10 bytes_out=20 datagrams_in=- datagrams_out=- \
+             spliced_bytes=0 attempts=1 reason=client_reset code=CD\n"
         );
     }
 
@@ -288,7 +291,7 @@ mod tests {
         let line = written(&event("web"), LogFormat::Json);
         assert!(line.ends_with("}\n") && line.lines().count() == 1);
         let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        assert_eq!(json.as_object().expect("an object").len(), 16);
+        assert_eq!(json.as_object().expect("an object").len(), 18);
         assert_eq!(json["connect_ms"], 0.412);
         assert_eq!(json["duration_ms"], 1500.0);
         assert_eq!(json["local"], serde_json::Value::Null);

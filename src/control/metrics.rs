@@ -1,60 +1,25 @@
 //! The metrics, rendered when a scrape asks: a fresh recorder is filled from the counts and thrown away, so there are
 //! no series of anything that the file does not have any more.
 //!
-//! Counters and gauges go through the `metrics` facade. Histograms are written here: the facade takes samples one by
-//! one, and a scrape must not cost as much as all connections since the start.
+//! Counters and gauges go through the `metrics` facade, histograms do not: see there.
 
-use std::fmt::Write as _;
+mod help;
+mod histograms;
+
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::UNIX_EPOCH;
 
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
+use self::help::help;
 use super::publish;
 use super::status::Scene;
 use super::wanted::{Backend, Listener, Place, Pool};
 use crate::api::State;
-use crate::reason::{CloseReason, ConnectFailure};
+use crate::reason::{CloseReason, ConnectFailure, DropReason};
 use crate::snapshot;
-use crate::stats::{Counter, Histogram, LATENCY_BOUNDS_US, LIFETIME_BOUNDS_US};
-
-/// What each name means.
-const HELP: [(&str, &str); 33] = [
-    ("evener_build_info", "Always 1; the version is the label."),
-    ("evener_snapshot_generation", "Number of the configuration snapshot that the workers act on."),
-    ("evener_config_last_reload_success", "1 when the file was taken over the last time it was read."),
-    ("evener_config_last_reload_timestamp_seconds", "When the file was read last."),
-    ("evener_process_fds_open", "File descriptors in use."),
-    ("evener_process_fds_limit", "The limit of file descriptors."),
-    ("evener_process_pipes_in_use", "Kernel pipes that hold bytes."),
-    ("evener_process_pipes_free", "Empty kernel pipes kept for the next use."),
-    ("evener_access_log_dropped_total", "Access-log events lost because the log was not read fast enough."),
-    ("evener_listener_connections_accepted_total", "Connections accepted."),
-    ("evener_listener_connections_active", "Connections now."),
-    ("evener_listener_connections_refused_total", "Connections refused before a pool was asked."),
-    ("evener_listener_bytes_total", "Bytes from clients (in) and to clients (out)."),
-    ("evener_pool_connections_active", "Connections to the pool's backends now."),
-    ("evener_pool_queue_length", "Connections that wait for a backend."),
-    ("evener_pool_no_backend_total", "Connections for which no backend could be chosen."),
-    ("evener_backend_up", "1 while the backend may take clients: neither down, ejected, taken out nor unresolved."),
-    ("evener_backend_weight", "The weight that counts now; 0 = no new clients."),
-    ("evener_backend_connections_active", "Connections now, those being connected included."),
-    ("evener_backend_connections_total", "Connections established."),
-    ("evener_backend_connect_failures_total", "Failed attempts to connect."),
-    ("evener_backend_retries_total", "Connections that came here because an attempt elsewhere had failed."),
-    ("evener_backend_bytes_total", "Bytes to the backend (in) and from it (out)."),
-    ("evener_backend_spliced_bytes_total", "Bytes of both directions that passed through kernel pipes."),
-    ("evener_backend_health_checks_total", "Health checks that have ended."),
-    ("evener_backend_health_changes_total", "Changes of the health state."),
-    ("evener_connections_closed_total", "Connections that ended, by reason."),
-    ("evener_worker_connections_active", "Connections that the worker carries."),
-    ("evener_worker_accepts_total", "Connections that the worker accepted."),
-    ("evener_backend_connect_seconds", "Time to connect to the backend."),
-    ("evener_connection_duration_seconds", "How long connections lasted."),
-    ("evener_health_check_seconds", "How long health checks took."),
-    ("evener_worker_loop_seconds", "How long one turn of a worker's loop took, waiting not counted."),
-];
+use crate::stats::Counter;
 
 /// Prometheus text of the moment.
 pub fn render(scene: &Scene<'_>) -> String {
@@ -69,7 +34,7 @@ pub fn render(scene: &Scene<'_>) -> String {
         }
     }
     let mut text = page.recorder.handle().render();
-    histograms(scene, &mut text);
+    histograms::render(scene, &mut text);
     text
 }
 
@@ -103,11 +68,25 @@ impl Page {
 
     fn listener(&mut self, listener: &Listener) {
         let (name, stats) = (listener.config.name.as_str(), &listener.stats);
+        if listener.carries_datagrams() {
+            self.datagrams(listener);
+        } else {
+            self.connections(listener);
+        }
+        let (bytes_in, bytes_out) =
+            (sum(stats.cells().map(|cell| &cell.bytes_in)), sum(stats.cells().map(|cell| &cell.bytes_out)));
+        for (direction, bytes) in [("in", bytes_in), ("out", bytes_out)] {
+            self.counter("evener_listener_bytes_total", &[("listener", name), ("direction", direction)], bytes);
+        }
+    }
+
+    fn connections(&mut self, listener: &Listener) {
+        let (name, stats) = (listener.config.name.as_str(), &listener.stats);
         let labels = [("listener", name)];
         let accepted = sum(stats.cells().map(|cell| &cell.accepted));
         self.counter("evener_listener_connections_accepted_total", &labels, accepted);
         self.gauge("evener_listener_connections_active", &labels, stats.active().into());
-        for reason in CloseReason::ALL {
+        for reason in CloseReason::ALL.into_iter().filter(|reason| reason.ends_connections()) {
             let labels = [("listener", name), ("reason", reason.as_str())];
             let count = sum(stats.cells().map(|cell| &cell.closed[reason.index()]));
             self.counter("evener_connections_closed_total", &labels, count);
@@ -115,10 +94,26 @@ impl Page {
                 self.counter("evener_listener_connections_refused_total", &labels, count);
             }
         }
-        let (bytes_in, bytes_out) =
-            (sum(stats.cells().map(|cell| &cell.bytes_in)), sum(stats.cells().map(|cell| &cell.bytes_out)));
-        for (direction, bytes) in [("in", bytes_in), ("out", bytes_out)] {
-            self.counter("evener_listener_bytes_total", &[("listener", name), ("direction", direction)], bytes);
+    }
+
+    fn datagrams(&mut self, listener: &Listener) {
+        let (name, stats) = (listener.config.name.as_str(), &listener.stats);
+        let labels = [("listener", name)];
+        let opened = sum(stats.cells().map(|cell| &cell.accepted));
+        self.counter("evener_udp_flows_opened_total", &labels, opened);
+        self.gauge("evener_udp_flows_active", &labels, stats.active().into());
+        for reason in CloseReason::ALL.into_iter().filter(|reason| reason.ends_flows()) {
+            let count = sum(stats.cells().map(|cell| &cell.closed[reason.index()]));
+            self.counter("evener_udp_flows_closed_total", &[labels[0], ("reason", reason.as_str())], count);
+        }
+        for reason in DropReason::ALL {
+            let count = sum(stats.cells().map(|cell| &cell.dropped[reason.index()]));
+            self.counter("evener_udp_dropped_total", &[labels[0], ("reason", reason.as_str())], count);
+        }
+        let (datagrams_in, datagrams_out) =
+            (sum(stats.cells().map(|cell| &cell.datagrams_in)), sum(stats.cells().map(|cell| &cell.datagrams_out)));
+        for (direction, datagrams) in [("in", datagrams_in), ("out", datagrams_out)] {
+            self.counter("evener_udp_datagrams_total", &[labels[0], ("direction", direction)], datagrams);
         }
     }
 
@@ -177,10 +172,6 @@ fn key(name: &'static str, labels: Labels<'_>) -> Key {
     Key::from_parts(name, labels)
 }
 
-fn help(name: &str) -> &'static str {
-    HELP.iter().find(|(known, _)| *known == name).map_or("", |(_, help)| help)
-}
-
 fn labels<'a>(pool: &'a Pool, backend: &'a Backend) -> [(&'static str, &'a str); 2] {
     [("pool", pool.config.name.as_str()), ("backend", backend.name.as_str())]
 }
@@ -194,72 +185,6 @@ fn known(backend: &Backend) -> Option<&snapshot::Backend> {
 
 fn sum<'a>(counters: impl Iterator<Item = &'a Counter>) -> u64 {
     counters.map(Counter::read).sum()
-}
-
-fn histograms(scene: &Scene<'_>, out: &mut String) {
-    begin(out, "evener_connection_duration_seconds");
-    for listener in &scene.wanted.listeners {
-        let of = listener.stats.cells().map(|cell| &cell.durations);
-        histogram(
-            out,
-            "evener_connection_duration_seconds",
-            &[("listener", &listener.config.name)],
-            &LIFETIME_BOUNDS_US,
-            of,
-        );
-    }
-    let backends = || scene.wanted.pools.iter().flat_map(|pool| pool.backends.iter().map(move |b| (pool, b)));
-    begin(out, "evener_backend_connect_seconds");
-    for (pool, backend) in backends() {
-        let Some(known) = known(backend) else { continue };
-        let of = known.stats.cells().map(|cell| &cell.connects);
-        histogram(out, "evener_backend_connect_seconds", &labels(pool, backend), &LATENCY_BOUNDS_US, of);
-    }
-    begin(out, "evener_health_check_seconds");
-    for (pool, backend) in backends() {
-        let of = std::iter::once(&backend.observed.counts.took);
-        histogram(out, "evener_health_check_seconds", &labels(pool, backend), &LATENCY_BOUNDS_US, of);
-    }
-    begin(out, "evener_worker_loop_seconds");
-    for (number, worker) in scene.workers.iter().enumerate() {
-        let of = std::iter::once(&worker.turns);
-        histogram(out, "evener_worker_loop_seconds", &[("worker", &number.to_string())], &LATENCY_BOUNDS_US, of);
-    }
-}
-
-fn begin(out: &mut String, name: &str) {
-    let _ = writeln!(out, "# HELP {name} {}\n# TYPE {name} histogram", help(name));
-}
-
-/// One series of a histogram in the text format: each bucket counts all that is at most `le`.
-fn histogram<'a>(
-    out: &mut String,
-    name: &str,
-    labels: Labels<'_>,
-    bounds_us: &[u64],
-    of: impl Iterator<Item = &'a Histogram>,
-) {
-    let mut buckets = vec![(0u64, 0u64); bounds_us.len() + 1];
-    for one in of {
-        for (total, (count, sum_us)) in buckets.iter_mut().zip(one.read()) {
-            *total = (total.0 + count, total.1.saturating_add(sum_us));
-        }
-    }
-    let text: String = labels.iter().map(|(name, value)| format!("{name}=\"{}\",", escape(value))).collect();
-    let bounds = bounds_us.iter().map(|us| (*us as f64 / 1e6).to_string()).chain(["+Inf".to_owned()]);
-    let (mut count, mut sum_us) = (0, 0u64);
-    for (bound, bucket) in bounds.zip(buckets) {
-        count += bucket.0;
-        sum_us = sum_us.saturating_add(bucket.1);
-        let _ = writeln!(out, "{name}_bucket{{{text}le=\"{bound}\"}} {count}");
-    }
-    let text = text.trim_end_matches(',');
-    let _ = writeln!(out, "{name}_sum{{{text}}} {}\n{name}_count{{{text}}} {count}", sum_us as f64 / 1e6);
-}
-
-/// A label's value as the text format wants it.
-fn escape(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

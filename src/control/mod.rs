@@ -6,8 +6,8 @@
 //!
 //! `start` brings all up in an order in which every failure leaves nothing behind, `reload` takes a new file over,
 //! `leave` ends. `wanted` holds the three layers, `publish` makes snapshots of them, `identities` keeps the counts,
-//! `listeners` the sockets, `observe` listens to the checks. `desk`, `admin`, `http`, `status`, `metrics` are for those
-//! who ask; `notify` and `log` for those who watch.
+//! `listeners` the sockets, `observe` listens to the checks, `capacity` and `udp` know what the host gives. `desk`,
+//! `admin`, `http`, `status`, `metrics` are for those who ask; `notify` and `log` for those who watch.
 
 pub mod admin;
 pub mod capacity;
@@ -28,6 +28,7 @@ mod sample;
 pub mod source;
 mod start;
 mod status;
+mod udp;
 mod wanted;
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::wanted::{Backend, Place, Pool, Wanted};
 use crate::api::State;
 use crate::balance::tiers::{self, Standing};
+use crate::id::BackendId;
 use crate::snapshot::{self, Listener, Member, Snapshot};
 
 /// Steps in which a slow start grows: each is one snapshot.
@@ -30,7 +31,17 @@ pub fn build(wanted: &Wanted, max_connections: u32, previous: Option<&Snapshot>,
 fn build_pool(pool: &Pool, previous: Option<&Snapshot>, now: Instant) -> Arc<snapshot::Pool> {
     let before = previous.and_then(|previous| previous.pool(pool.stats.id)).map(|pool| &**pool);
     let rotation = rotation(pool, now);
-    Arc::new(snapshot::Pool::new(pool.config.clone(), pool.stats.clone(), rotation, before))
+    let lost = lost(pool, &rotation);
+    Arc::new(snapshot::Pool::new(pool.config.clone(), pool.stats.clone(), rotation, lost, before))
+}
+
+/// Who is down or ejected: not those who only take no new clients, nor those who serve in a panic.
+fn lost(pool: &Pool, rotation: &[Member]) -> Vec<BackendId> {
+    let lost = pool.backends.iter().filter(|backend| {
+        backend.observed.ejected.is_some() || (backend.is_down(&pool.config) && backend.operator.state.is_none())
+    });
+    let serves = |id: &BackendId| rotation.iter().any(|member| member.backend.id == *id);
+    lost.filter_map(Backend::id).filter(|id| !serves(id)).collect()
 }
 
 /// Who takes clients, and with which weight.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::desk::Refusal;
-use super::listeners::Order;
+use super::listeners::{Order, Site};
 use super::wanted::{Place, Wanted};
-use super::{Supervisor, TIDY_INTERVAL, capacity, log, notify, now, resolve, wall_clock};
+use super::{Supervisor, TIDY_INTERVAL, capacity, log, notify, now, resolve, udp, wall_clock};
 use crate::api;
-use crate::config::{self, Bind, Config, Drain, Endpoint};
+use crate::config::{self, Config, Drain, Endpoint};
 use crate::id::BackendId;
 use crate::worker::{Command, Scope};
 
@@ -46,7 +46,9 @@ impl Supervisor {
 
     async fn try_reload(&mut self) -> Result<api::Reloaded, Refusal> {
         let read = self.source.read().map_err(|report| Refusal::Invalid(report.render(false)))?;
-        let config = Arc::new(read.config);
+        let mut config = read.config;
+        let cut = capacity::fit_flows(&mut config, self.fds_limit, self.counts.len());
+        let config = Arc::new(config);
         let known: HashSet<resolve::Name> = self.names.missing(&self.wanted.config).into_iter().collect();
         let fresh = self.names.missing(&config).into_iter().filter(|name| !known.contains(name));
         let answers = resolve::ask(fresh.collect()).await;
@@ -59,6 +61,13 @@ impl Supervisor {
         if self.wanted.config.process.log.access != config.process.log.access {
             warnings.push("process.log.access has changed: it takes a restart".to_owned());
         }
+        warnings.extend(bound.receive_buffer_bytes().and_then(udp::shortage));
+        if let Some(cut) = cut.filter(|_| capacity::max_flows(&config) != capacity::max_flows(&self.wanted.config)) {
+            tracing::info!("{cut}");
+        }
+        if udp::is_in(&config) && !udp::is_in(&self.wanted.config) {
+            udp::tell(self.listeners.offload());
+        }
         let before = self.rebuild(config.clone());
         self.max_connections = capacity::max_connections(&config, self.fds_limit, self.counts.len());
         self.refresh(now());
@@ -67,10 +76,11 @@ impl Supervisor {
             Ok(orders) => self.order(orders),
             Err(error) => warnings.push(format!("a new listener does not listen: {error}")),
         }
-        let unlisten = self.listeners.release(&config, |name| before.listener_id(name));
-        self.let_go(unlisten).await;
+        let (unlisten, sites) = self.listeners.release(&config, |name| before.listener_id(name));
+        self.let_go(unlisten, &sites).await;
         let drain = config.process.drain;
-        for gone in before.listeners.iter().filter(|old| self.wanted.listener_id(&old.config.name).is_none()) {
+        let stays = |id| self.wanted.listeners.iter().any(|listener| listener.stats.id == id);
+        for gone in before.listeners.iter().filter(|old| !stays(old.stats.id)) {
             let (listener, deadline, spread) = (gone.stats.id, drain.deadline, drain.spread);
             let scope = Scope::Listener(listener);
             self.workers.tell_all(|| Command::Drain { scope, deadline, spread });
@@ -103,15 +113,10 @@ impl Supervisor {
 
     /// Tells the workers to stop listening, and waits a moment until they have: then whoever asked for the reload may
     /// rely on it.
-    async fn let_go(&self, unlisten: Vec<Order>) {
-        let bind = |(_, command): &Order| match command {
-            Command::Unlisten { bind, .. } => Some(bind.clone()),
-            _ => None,
-        };
-        let binds: Vec<Bind> = unlisten.iter().filter_map(bind).collect();
+    async fn let_go(&self, unlisten: Vec<Order>, sites: &[Site]) {
         self.order(unlisten);
         let limit = now() + LET_GO_TIMEOUT;
-        while now() < limit && self.listeners.are_held(&binds) {
+        while now() < limit && self.listeners.are_held(sites) {
             tokio::time::sleep(LET_GO_LOOK).await;
         }
     }

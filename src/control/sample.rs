@@ -33,6 +33,7 @@ pub fn listener(name: &str) -> Listener {
         name: name.to_owned(),
         bind: vec![Bind::Ip("127.0.0.1:0".parse().expect("an address"))],
         pool: "app".to_owned(),
+        protocol: Protocol::Tcp,
         allow: Vec::new(),
         deny: Vec::new(),
         max_connections: None,
@@ -45,6 +46,12 @@ pub fn listener(name: &str) -> Listener {
         defer_accept: false,
         keepalive: None,
     }
+}
+
+/// One for datagrams.
+pub fn udp_listener(name: &str) -> Listener {
+    let udp = Udp { idle_timeout: Duration::from_secs(30), responses: None, max_flows: n(100_000), one_way: false };
+    Listener { protocol: Protocol::Udp(udp), ..listener(name) }
 }
 
 pub fn backend(name: &str, address: &str) -> Backend {
@@ -72,7 +79,7 @@ pub fn pool(name: &str) -> Pool {
         },
         passive: None,
         panic_below: Percent(0),
-        on_down: OnDown::Keep,
+        on_down: None,
         slow_start: Duration::ZERO,
         send_proxy: SendProxy::Off,
         source: None,

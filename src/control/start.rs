@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -16,10 +17,11 @@ use super::resolve::Names;
 use super::source::Source;
 use super::wanted::{Place, Wanted};
 use super::{Failure, Inbox, Supervisor, TIDY_INTERVAL, Watchdog, admin, capacity, http, log, notify, now, publish};
-use super::{resolve, wall_clock};
+use super::{resolve, udp, wall_clock};
 use crate::access::Journal;
 use crate::config::{Access, Config};
 use crate::snapshot;
+use crate::sys::datagram::Offload;
 use crate::worker::{self, Note, Workers};
 
 /// Notes of workers that wait for the supervisor; what comes beyond is lost, which costs a hint at most.
@@ -32,24 +34,29 @@ const FDS_FALLBACK: u64 = 1024;
 /// Brings all up.
 pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Failure> {
     let read = source.read().map_err(Failure::File)?;
-    let config = Arc::new(read.config);
+    let mut config = read.config;
     log::set_up(&config.process.log);
     read.warnings.iter().for_each(|warning| log::warn(&warning.render(false)));
     let signals = Signals::catch()?;
     let workers = capacity::workers(&config);
     let fds_limit = crate::sys::process::raise_nofile().unwrap_or(FDS_FALLBACK);
+    let shortage = capacity::shortage(&config, fds_limit, workers);
+    let cut = capacity::fit_flows(&mut config, fds_limit, workers);
+    let config = Arc::new(config);
+    let offload = Offload::probe();
 
-    let Claimed { admin, metrics, names, mut listeners, bound } = claim(&config, workers).await?;
+    let Claimed { admin, metrics, names, mut listeners, bound } = claim(&config, workers, offload).await?;
     let mut identities = Identities::new(workers);
     let mut wanted = Wanted::build(config.clone(), None, &names, &mut identities, wall_clock());
     let max_connections = capacity::max_connections(&config, fds_limit, workers);
     log_start(&wanted, workers, max_connections, fds_limit);
+    log_limits(&config, shortage, cut, &bound, offload);
     let (publisher, view) = snapshot::channel(publish::build(&wanted, max_connections, None, now()));
     let journal = Arc::new(Journal::default());
     let access_log = start_access_log(&config, &journal)?;
     let counts = crate::stats::workers(workers);
     let (notes, noted) = notes();
-    let workers = Workers::start(&options(&config, fds_limit, workers), &view, &counts, &journal, &notes)
+    let workers = Workers::start(&options(&config, fds_limit, workers, offload), &view, &counts, &journal, &notes)
         .map_err(|error| Failure::System { what: "the workers", error })?;
 
     let (mut observers, verdicts) = Observers::new();
@@ -79,11 +86,7 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
         next_rise: None,
         next_tidy: Some(now + TIDY_INTERVAL),
         next_retry,
-        watchdog: notify::watchdog_interval().map(|interval| Watchdog {
-            interval,
-            next: now,
-            pulse: notify::Pulse::default(),
-        }),
+        watchdog: watchdog(now),
         leaving: None,
         max_connections,
         fds_limit,
@@ -97,6 +100,10 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
     Ok(supervisor)
 }
 
+fn watchdog(now: Instant) -> Option<Watchdog> {
+    notify::watchdog_interval().map(|interval| Watchdog { interval, next: now, pulse: notify::Pulse::default() })
+}
+
 /// What only one process can have, and the names, which take time.
 struct Claimed {
     admin: Option<(tokio::net::UnixListener, admin::SocketFile)>,
@@ -107,7 +114,7 @@ struct Claimed {
 }
 
 /// Claims it; what was had before a failure is given back.
-async fn claim(config: &Config, workers: usize) -> Result<Claimed, Failure> {
+async fn claim(config: &Config, workers: usize, offload: Offload) -> Result<Claimed, Failure> {
     // First of all, because it tells a second process on the same file from any other trouble.
     let admin = match &config.process.admin {
         Some(path) => Some(admin::bind(path).await?),
@@ -116,16 +123,17 @@ async fn claim(config: &Config, workers: usize) -> Result<Claimed, Failure> {
     let metrics = bind_metrics(config).await?;
     let mut names = Names::default();
     names.learn(resolve::ask(names.missing(config)).await);
-    let listeners = Listeners::new(workers);
+    let listeners = Listeners::new(workers, offload);
     let bound = listeners.bind(config)?;
     Ok(Claimed { admin, metrics, names, listeners, bound })
 }
 
-fn options(config: &Config, fds: u64, workers: usize) -> worker::Options {
+fn options(config: &Config, fds: u64, workers: usize, offload: Offload) -> worker::Options {
     worker::Options {
         pin: config.process.pin,
         pipes_max: capacity::pipes(config, fds, workers),
         access: config.process.log.access,
+        offload,
     }
 }
 
@@ -194,14 +202,27 @@ fn log_start(wanted: &Wanted, workers: usize, max_connections: u32, fds_limit: u
         admin = %wanted.config.process.admin.as_deref().unwrap_or(Path::new("off")).display(),
         "evener starts"
     );
-    if let Some(shortage) = capacity::shortage(&wanted.config, fds_limit, workers) {
-        tracing::warn!("{shortage}");
-    }
     for pool in &wanted.pools {
         for backend in &pool.backends {
             if let Place::Unresolved(why) = &backend.place {
                 tracing::warn!(pool = pool.config.name, backend = backend.name, why, "backend lost");
             }
         }
+    }
+}
+
+/// What the host does not give, or not in full.
+fn log_limits(config: &Config, shortage: Option<String>, cut: Option<String>, bound: &Bound, offload: Offload) {
+    if let Some(shortage) = shortage {
+        tracing::warn!("{shortage}");
+    }
+    if let Some(cut) = cut {
+        tracing::info!("{cut}");
+    }
+    if udp::is_in(config) {
+        udp::tell(offload);
+    }
+    if let Some(shortage) = bound.receive_buffer_bytes().and_then(udp::shortage) {
+        tracing::warn!("{shortage}");
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
 
+use super::capacity;
 use super::listeners::Listeners;
 use super::notify::carried;
 use super::publish;
@@ -10,8 +11,11 @@ use super::wanted::{Backend, Listener, Place, Pool, Wanted};
 use crate::access::Journal;
 use crate::api;
 use crate::config::{Address, Balance};
-use crate::reason::CloseReason;
-use crate::stats::WorkersStats;
+use crate::reason::{CloseReason, DropReason};
+use crate::stats::{ListenerCell, WorkersStats};
+
+/// Why a client of a listener for datagrams is not served, before a pool is asked.
+const FLOW_REFUSALS: [DropReason; 3] = [DropReason::Denied, DropReason::Limited, DropReason::TableFull];
 
 /// What can be told, at one moment.
 #[derive(Debug)]
@@ -63,6 +67,8 @@ impl Scene<'_> {
             workers: self.workers.len(),
             connections: carried(self.workers),
             max_connections: self.max_connections,
+            flows: self.wanted.flows(),
+            max_flows: capacity::max_flows(&self.wanted.config),
             fds_open: self.fds_open,
             fds_limit: self.fds_limit,
             pipes_in_use: sum(|worker| worker.pipes_in_use.load(Relaxed)),
@@ -74,23 +80,28 @@ impl Scene<'_> {
 
     fn listener(&self, listener: &Listener) -> api::Listener {
         let (config, stats) = (&listener.config, &listener.stats);
-        let sum = |of: fn(&crate::stats::ListenerCell) -> u64| stats.cells().map(of).sum();
+        let sum = |of: fn(&ListenerCell) -> u64| stats.cells().map(of).sum();
+        let udp = listener.carries_datagrams().then(|| datagrams(listener));
         api::Listener {
             name: config.name.clone(),
             bind: self.listeners.addresses(&config.name),
-            protocol: "tcp".to_owned(),
+            protocol: if udp.is_some() { "udp" } else { "tcp" }.to_owned(),
             pool: config.pool.clone(),
             state: if self.draining { "draining" } else { "listening" }.to_owned(),
             connections: api::ListenerConnections {
                 active: stats.active(),
                 accepted: sum(|cell| cell.accepted.read()),
-                refused: sum(|cell| {
-                    let refusals = CloseReason::ALL.iter().filter(|reason| reason.is_refusal());
-                    refusals.map(|reason| cell.closed[reason.index()].read()).sum()
-                }),
+                refused: match &udp {
+                    Some(_) => sum(|cell| FLOW_REFUSALS.iter().map(|reason| cell.dropped[reason.index()].read()).sum()),
+                    None => sum(|cell| {
+                        let refusals = CloseReason::ALL.iter().filter(|reason| reason.is_refusal());
+                        refusals.map(|reason| cell.closed[reason.index()].read()).sum()
+                    }),
+                },
             },
             bytes_in: sum(|cell| cell.bytes_in.read()),
             bytes_out: sum(|cell| cell.bytes_out.read()),
+            udp,
         }
     }
 
@@ -149,6 +160,19 @@ impl Scene<'_> {
     }
 }
 
+fn datagrams(listener: &Listener) -> api::Datagrams {
+    let cells = || listener.stats.cells();
+    let dropped = DropReason::ALL.iter().map(|reason| {
+        let count: u64 = cells().map(|cell| cell.dropped[reason.index()].read()).sum();
+        (reason.as_str().to_owned(), count)
+    });
+    api::Datagrams {
+        datagrams_in: cells().map(|cell| cell.datagrams_in.read()).sum(),
+        datagrams_out: cells().map(|cell| cell.datagrams_out.read()).sum(),
+        dropped: dropped.filter(|(_, count)| *count > 0).collect(),
+    }
+}
+
 fn observed(backend: &Backend) -> api::Observed {
     let observed = &backend.observed;
     api::Observed {
@@ -189,4 +213,59 @@ const fn balance(balance: Balance) -> &'static str {
 
 fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::identities::Identities;
+    use super::super::resolve::Names;
+    use super::super::{now, sample};
+    use super::*;
+    use crate::stats::ListenerSlot;
+    use crate::sys::datagram::Offload;
+
+    #[test]
+    fn flows_are_shown_as_connections_are_and_drops_by_reason() {
+        let mut config = sample::config();
+        config.listeners.push(Arc::new(sample::udp_listener("dns")));
+        let mut identities = Identities::new(2);
+        let at = SystemTime::UNIX_EPOCH;
+        let wanted = Wanted::build(Arc::new(config), None, &Names::default(), &mut identities, at);
+        let dns = &wanted.listeners[1].stats;
+        let _flow = ListenerSlot::take(dns, u32::MAX).expect("no limit");
+        dns.cell(0).accepted.add(6);
+        dns.cell(1).datagrams_in.add(40);
+        dns.cell(0).datagrams_out.add(30);
+        dns.cell(0).drop_datagrams(DropReason::Denied, 2);
+        dns.cell(1).drop_datagrams(DropReason::Denied, 1);
+        dns.cell(1).drop_datagrams(DropReason::TableFull, 1);
+        dns.cell(1).drop_datagrams(DropReason::Late, 7);
+        let now = now();
+        let scene = Scene {
+            wanted: &wanted,
+            listeners: &Listeners::new(2, Offload::NONE),
+            workers: &crate::stats::workers(2),
+            journal: &Journal::default(),
+            generation: 1,
+            max_connections: 1000,
+            fds_limit: 1024,
+            fds_open: 20,
+            started: now,
+            last_reload: (at, true),
+            draining: false,
+            now,
+        };
+        let status = scene.status();
+        assert_eq!((status.process.connections, status.process.flows, status.process.max_flows), (0, 1, 100_000));
+        let (web, dns) = (&status.listeners[0], &status.listeners[1]);
+        assert_eq!((web.protocol.as_str(), &web.udp), ("tcp", &None));
+        assert_eq!(dns.protocol, "udp");
+        assert_eq!(dns.connections, api::ListenerConnections { active: 1, accepted: 6, refused: 4 });
+        let udp = dns.udp.as_ref().expect("it carries datagrams");
+        assert_eq!((udp.datagrams_in, udp.datagrams_out), (40, 30));
+        let dropped: Vec<_> = udp.dropped.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
+        assert_eq!(dropped, [("denied", 3), ("late", 7), ("table_full", 1)]);
+    }
 }

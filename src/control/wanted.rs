@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::identities::{Identities, InUse};
 use super::resolve::Names;
 use crate::api::{OperatorState, State};
-use crate::config::{self, Address, Balance, Check, Config, Endpoint, OnDown};
+use crate::config::{self, Address, Balance, Check, Config, Endpoint, OnDown, Protocol};
 use crate::id::{BackendId, ListenerId};
 use crate::snapshot;
 use crate::stats::{Histogram, LATENCY_BOUNDS_US, ListenerStats, PoolStats};
@@ -182,6 +182,12 @@ impl Wanted {
         self.listeners.iter().find(|listener| listener.config.name == name).map(|listener| listener.stats.id)
     }
 
+    /// Flows now; those of a listener that is gone have ended with it.
+    pub fn flows(&self) -> u32 {
+        let listeners = self.listeners.iter().filter(|listener| listener.carries_datagrams());
+        listeners.map(|listener| listener.stats.active()).sum()
+    }
+
     /// The backend of this identity with its pool.
     pub fn backend_mut(&mut self, id: BackendId) -> Option<(&config::Pool, &mut Backend)> {
         self.pools.iter_mut().find_map(|pool| {
@@ -209,6 +215,13 @@ impl Wanted {
             pools: self.pools.iter().map(|pool| pool.stats.id).collect(),
             backends: self.pools.iter().flat_map(|pool| &pool.backends).filter_map(Backend::id).collect(),
         }
+    }
+}
+
+impl Listener {
+    /// Flows, not connections.
+    pub fn carries_datagrams(&self) -> bool {
+        matches!(self.config.protocol, Protocol::Udp(_))
     }
 }
 
@@ -322,7 +335,7 @@ impl Backend {
         self.told.down = down;
         self.told.served |= state == State::Up;
         let close = match pool.on_down {
-            OnDown::CloseAfter(delay) if down && !down_before => Some(delay),
+            Some(OnDown::CloseAfter(delay)) if down && !down_before => Some(delay),
             _ => None,
         };
         if from == state {

@@ -99,6 +99,14 @@ pub fn write_v2(out: &mut Vec<u8>, ends: Option<(SocketAddr, SocketAddr)>) {
     out.extend_from_slice(&destination.port().to_be_bytes());
 }
 
+/// Appends a header of version 2 for a datagram from `source` to `destination`.
+pub fn write_v2_datagram(out: &mut Vec<u8>, source: SocketAddr, destination: SocketAddr) {
+    let family = out.len() + V2_SIGNATURE.len() + 1;
+    write_v2(out, Some((source, destination)));
+    // The lower half of the byte is the transport (2.2): 1 = STREAM, 2 = DGRAM.
+    out[family] += 1;
+}
+
 /// Appends a header of version 2 for a connection that is the proxy's own, such as a health check.
 pub fn write_v2_local(out: &mut Vec<u8>) {
     write_v2_start(out, V2_LOCAL, V2_UNSPECIFIED, 0);

@@ -1,13 +1,12 @@
 //! Accepting: bounded batches, admission, and the choice of the worker that carries the connection.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
@@ -143,9 +142,9 @@ impl Worker {
         };
         let fresh = Fresh { client, peer, listener: listener.clone(), slot };
         // A peer that speaks for others is judged by its PROXY header, once that is there.
-        if !must_send_header(listener, peer)
-            && let Some(address) = peer
-            && !is_allowed(listener, address.ip())
+        if let Some(address) = peer
+            && !listener.expects_header_of(address.ip())
+            && !listener.allows(address.ip())
         {
             return self.refuse(listener, &fresh.client, peer, CloseReason::Denied);
         }
@@ -195,6 +194,7 @@ impl Worker {
                 duration: Duration::ZERO,
                 bytes_in: 0,
                 bytes_out: 0,
+                datagrams: None,
                 spliced_bytes: 0,
                 attempts: 0,
                 reason: Some(reason),
@@ -207,22 +207,6 @@ impl Worker {
         self.opened += 1;
         self.opened * self.workers.len() as u64 + self.index as u64
     }
-}
-
-/// Whether this peer has to send a PROXY header.
-pub fn must_send_header(listener: &Listener, peer: Option<SocketAddr>) -> bool {
-    peer.is_some_and(|peer| contains(&listener.config.accept_proxy, peer.ip()))
-}
-
-/// Whether this client may come: deny wins, and an allow list refuses all others.
-pub fn is_allowed(listener: &Listener, client: IpAddr) -> bool {
-    let config = &listener.config;
-    !contains(&config.deny, client) && (config.allow.is_empty() || contains(&config.allow, client))
-}
-
-fn contains(nets: &[IpNet], address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    nets.iter().any(|net| net.contains(&address))
 }
 
 /// Errors of a connection that was gone before it was taken, or of its network (accept(2)): the next one may be fine.

@@ -1,7 +1,6 @@
 //! The choice of a backend for a client: connect, on failure another one, or a place in the pool's queue.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +51,8 @@ impl Worker {
     fn try_backends(&mut self, key: Key) -> Outcome {
         loop {
             let connection = &mut self.connections[key.slot as usize];
-            let client = connection.client_address().map_or(connection.id, |address| client_hash(address.ip()));
+            let client =
+                connection.client_address().map_or(connection.id, |address| balance::hash_client(address.ip()));
             let Some(setup) = &mut connection.setup else { return Outcome::UnderWay };
             if let Some(listener) = self.snapshot.listener(setup.listener.id) {
                 setup.listener = listener.clone();
@@ -186,13 +186,6 @@ impl Worker {
     /// What the queue knows a connection by.
     pub fn waiter(&self, key: Key) -> Waiter {
         Waiter { worker: self.index, token: key.token(Side::Client) }
-    }
-}
-
-fn client_hash(address: IpAddr) -> u64 {
-    match address.to_canonical() {
-        IpAddr::V4(address) => balance::hash(&address.octets()),
-        IpAddr::V6(address) => balance::hash(&address.octets()),
     }
 }
 

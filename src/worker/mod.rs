@@ -9,6 +9,7 @@ mod open;
 mod tcp;
 mod token;
 mod turn;
+mod udp;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,6 +25,7 @@ use crate::id::{BackendId, ListenerId};
 use crate::reason::ConnectFailure;
 use crate::snapshot::View;
 use crate::stats::WorkersStats;
+use crate::sys::datagram::Offload;
 pub use crate::tcp::conduit::PIPES_MAX;
 use mailbox::{Mailbox, Message};
 use token::Source;
@@ -38,6 +40,8 @@ pub struct Options {
     pub pipes_max: usize,
     /// Which events go into the journal.
     pub access: Access,
+    /// What the kernel can do for trains of datagrams.
+    pub offload: Offload,
 }
 
 /// What control tells a worker.

@@ -8,7 +8,6 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
-use super::accept::{is_allowed, must_send_header};
 use super::choose::failure_of;
 use super::connection::{Connection, NEVER, Proxied, Setup, Step, ticks};
 use super::mailbox::Fresh;
@@ -39,7 +38,7 @@ impl Worker {
         let now = self.tick();
         let id = self.next_id();
         let key = Key::new(self.connections.vacant_key(), self.opened);
-        let awaits_header = must_send_header(&fresh.listener, fresh.peer);
+        let awaits_header = fresh.peer.is_some_and(|peer| fresh.listener.expects_header_of(peer.ip()));
         let config = &fresh.listener.config;
         let setup = Setup {
             listener: fresh.listener.clone(),
@@ -155,7 +154,7 @@ impl Worker {
     fn welcome_proxied(&mut self, key: Key) {
         let connection = &self.connections[key.slot as usize];
         let Some(setup) = &connection.setup else { return };
-        let denied = connection.client_address().is_some_and(|client| !is_allowed(&setup.listener, client.ip()));
+        let denied = connection.client_address().is_some_and(|client| !setup.listener.allows(client.ip()));
         if denied {
             return self.close(key, End::reset(CloseReason::Denied));
         }
@@ -219,7 +218,7 @@ fn greeting(listener: &Arc<Listener>, connection: &Connection) -> Vec<u8> {
     match listener.pool.config.send_proxy {
         SendProxy::Off => {}
         SendProxy::V1 => proxy_header::write_v1(&mut out, addresses()),
-        SendProxy::V2 => proxy_header::write_v2(&mut out, addresses()),
+        SendProxy::V2 | SendProxy::V2First => proxy_header::write_v2(&mut out, addresses()),
     }
     out
 }

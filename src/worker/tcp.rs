@@ -235,6 +235,7 @@ impl Worker {
             duration: connection.age(self.now),
             bytes_in: relay.to_backend.bytes,
             bytes_out: relay.to_client.bytes,
+            datagrams: None,
             spliced_bytes: relay.to_backend.spliced + relay.to_client.spliced,
             attempts: connection.attempts.into(),
             reason,

@@ -7,6 +7,7 @@ use crate::id::Side;
 
 const SLOT_BITS: u32 = 32;
 const SIDE_BIT: u32 = SLOT_BITS;
+/// Set for what is no side of a connection; the side bit then tells sockets of flows.
 const KIND_BIT: u32 = SLOT_BITS + 1;
 const GENERATION_SHIFT: u32 = SLOT_BITS + 2;
 const GENERATION_MASK: u64 = (1 << (64 - GENERATION_SHIFT)) - 1;
@@ -41,16 +42,31 @@ pub enum Source {
     Connection(Key, Side),
     /// A listening socket, by its place.
     Listening(usize),
+    /// A UDP socket that clients send to, by its place.
+    Inlet(usize),
+    /// A UDP socket towards a backend.
+    Outlet(Key),
     /// The mailbox.
     Mailbox,
 }
 
 const MAILBOX: usize = 1 << KIND_BIT;
+const INLET: usize = MAILBOX | 1 << GENERATION_SHIFT;
 
 impl Source {
     /// The word for a listening socket.
     pub fn listening(at: usize) -> usize {
         MAILBOX + 1 + at
+    }
+
+    /// The word for a UDP socket that clients send to.
+    pub fn inlet(at: usize) -> usize {
+        INLET | at
+    }
+
+    /// The word for a UDP socket towards a backend.
+    pub fn outlet(key: Key) -> usize {
+        key.token(Side::Backend) | 1 << KIND_BIT
     }
 
     /// The word for the mailbox.
@@ -62,14 +78,15 @@ impl Source {
     pub fn of(token: usize) -> Self {
         let word = token as u64;
         let slot = word as u32;
-        if word & (1 << KIND_BIT) != 0 {
-            return match slot {
-                0 => Self::Mailbox,
-                at => Self::Listening(at as usize - 1),
-            };
-        }
+        let key = Key { slot, generation: (word >> GENERATION_SHIFT) as u32 };
         let side = if word & (1 << SIDE_BIT) == 0 { Side::Client } else { Side::Backend };
-        Self::Connection(Key { slot, generation: (word >> GENERATION_SHIFT) as u32 }, side)
+        match (word & (1 << KIND_BIT) != 0, side) {
+            (false, side) => Self::Connection(key, side),
+            (true, Side::Backend) => Self::Outlet(key),
+            (true, Side::Client) if key.generation > 0 => Self::Inlet(slot as usize),
+            (true, Side::Client) if slot == 0 => Self::Mailbox,
+            (true, Side::Client) => Self::Listening(slot as usize - 1),
+        }
     }
 }
 
@@ -90,5 +107,10 @@ mod tests {
         assert_eq!(Source::of(Source::mailbox()), Source::Mailbox);
         assert_eq!(Source::of(Source::listening(0)), Source::Listening(0));
         assert_eq!(Source::of(Source::listening(4711)), Source::Listening(4711));
+        for at in [0, 1, 4711] {
+            assert_eq!(Source::of(Source::inlet(at)), Source::Inlet(at));
+            let key = Key::new(at, GENERATION_MASK - at as u64);
+            assert_eq!(Source::of(Source::outlet(key)), Source::Outlet(key));
+        }
     }
 }

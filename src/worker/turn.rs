@@ -13,6 +13,7 @@ use super::accept::Listening;
 use super::connection::Connection;
 use super::mailbox::{Mailbox, Message};
 use super::token::{Key, Source};
+use super::udp::Udp;
 use super::{Notes, Options};
 use crate::access::{Event, Journal};
 use crate::balance::Cursor;
@@ -44,6 +45,7 @@ pub struct Worker {
     pub connections: Slab<Connection>,
     /// Connections opened so far: the source of generations and log ids.
     pub opened: u64,
+    pub udp: Udp,
     pub wheel: Wheel,
     pub room: Room<Pipe>,
     /// Connections that have more to do without an event.
@@ -88,6 +90,7 @@ impl Worker {
             acceptable: Vec::new(),
             connections: Slab::new(),
             opened: 0,
+            udp: Udp::default(),
             wheel: Wheel::new(Tick(0)),
             run_queue: Vec::new(),
             cursors: HashMap::new(),
@@ -127,8 +130,13 @@ impl Worker {
                     Source::Connection(key, side) => self.on_event(key, side, readiness(event)),
                     Source::Listening(at) => self.acceptable.push(at),
                     Source::Mailbox => self.read_mail(&mut messages),
+                    Source::Inlet(at) => self.udp.readable.push(at),
+                    Source::Outlet(key) => self.on_outlet(key, event.is_error()),
                 }
             }
+            self.read_outlets();
+            self.read_inlets();
+            self.flush_replies();
             self.accept_all();
             for key in std::mem::take(&mut self.run_queue) {
                 self.on_run_queue(key);
@@ -136,6 +144,9 @@ impl Worker {
             self.wheel.expire(self.tick(), &mut fired);
             for slot in fired.drain(..) {
                 self.on_timer(slot);
+            }
+            if self.next_udp_deadline().is_some_and(|due| due <= self.tick()) {
+                self.on_udp_time();
             }
             self.tell_of_turn(began);
         }
@@ -154,10 +165,13 @@ impl Worker {
 
     /// How long the poll may wait.
     fn patience(&self) -> Option<Duration> {
-        if !self.run_queue.is_empty() || !self.acceptable.is_empty() {
+        let udp = &self.udp;
+        let queues = [&self.acceptable, &udp.readable];
+        if !self.run_queue.is_empty() || !udp.unread.is_empty() || queues.iter().any(|queue| !queue.is_empty()) {
             return Some(Duration::ZERO);
         }
-        let next = [self.wheel.next(), self.next_accept_retry()].into_iter().flatten().min()?;
+        let next =
+            [self.wheel.next(), self.next_accept_retry(), self.next_udp_deadline()].into_iter().flatten().min()?;
         Some(next.since_start().saturating_sub(clock() - self.start))
     }
 
@@ -173,6 +187,7 @@ impl Worker {
                 listening.listener = listener.clone();
             }
         }
+        self.refresh_udp();
         let snapshot = self.snapshot.clone();
         self.cursors.retain(|id, _| snapshot.pool(*id).is_some());
         for pool in snapshot.pools() {

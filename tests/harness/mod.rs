@@ -6,6 +6,7 @@
 
 mod backend;
 mod client;
+pub mod datagram;
 mod process;
 
 use std::fs::{self, File};
@@ -25,7 +26,7 @@ pub use client::{
     patiently, reset, shut_write, try_connect, try_connect_from, who, who_from,
 };
 pub use process::{
-    allow_many_files, cpu_time, has_program, inodes_listening_on, is_root, memory_of, require, rerun_inside,
+    allow_many_files, asleep, cpu_time, has_program, inodes_listening_on, is_root, memory_of, require, rerun_inside,
     send_signal,
 };
 

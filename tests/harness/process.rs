@@ -11,6 +11,18 @@ pub fn send_signal(pid: u32, name: &str) {
     assert!(done.status.success(), "{done:?}");
 }
 
+/// Keeps a process from running meanwhile, so that it finds everything at once afterwards.
+pub fn asleep(pid: u32, action: impl FnOnce()) {
+    send_signal(pid, "STOP");
+    super::wait_until(super::SOON, "all threads have stopped", || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let mut stats = threads.map(|thread| fs::read_to_string(thread.path().join("stat")).unwrap());
+        stats.all(|stat| stat[stat.rfind(')').unwrap()..].starts_with(") T"))
+    });
+    action();
+    send_signal(pid, "CONT");
+}
+
 /// Anonymous resident memory in bytes: what the process itself holds, without its code (proc(5), RssAnon).
 pub fn memory_of(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::api::{
-    BackendConnections, BackendFile, Health, LastCheck, ListenerConnections, Observed, OperatorState, Override,
-    PoolConnections, Process, Queue, Reload,
+    BackendConnections, BackendFile, Datagrams, Health, LastCheck, ListenerConnections, Observed, OperatorState,
+    Override, PoolConnections, Process, Queue, Reload,
 };
 
 fn backend(name: &str, state: State, why: &str) -> Backend {
@@ -35,6 +35,8 @@ fn sample(backends: Vec<Backend>) -> Status {
             workers: 4,
             connections: 12,
             max_connections: 40_000,
+            flows: 0,
+            max_flows: 0,
             fds_open: 60,
             fds_limit: 65_536,
             pipes_in_use: 0,
@@ -51,6 +53,7 @@ fn sample(backends: Vec<Backend>) -> Status {
             connections: ListenerConnections { active: 12, accepted: 3456, refused: 0 },
             bytes_in: 1_500_000,
             bytes_out: 7,
+            udp: None,
         }],
         pools: vec![Pool {
             name: "pg".into(),
@@ -95,6 +98,38 @@ fn what_is_broken_comes_first_with_why_and_since_when() {
     assert_eq!(lines[4], "! pg/pg2 drain for 2m05s: set by an operator");
     assert!(text.contains("weight 5 by an operator, 100 in the file"), "{text}");
     assert!(!text.contains(" up\n"), "{text}");
+}
+
+#[test]
+fn flows_stand_beside_connections_and_drops_below_them_with_their_reasons() {
+    let mut status = sample(vec![backend("pg1", State::Up, "checks pass")]);
+    let text = whole(&status, at(), Paper { coloured: false, width: None });
+    assert!(!text.contains("flows") && !text.contains("udp"), "{text}");
+    let mut dns = Listener {
+        name: "dns".into(),
+        bind: vec!["0.0.0.0:53".into(), "[::]:53".into()],
+        protocol: "udp".into(),
+        connections: ListenerConnections { active: 800, accepted: 90_000, refused: 4 },
+        udp: Some(Datagrams { datagrams_in: 95_000, datagrams_out: 94_000, dropped: Default::default() }),
+        ..status.listeners[0].clone()
+    };
+    (status.process.flows, status.process.max_flows) = (800, 100_000);
+    status.listeners.push(dns.clone());
+    let text = whole(&status, at(), Paper { coloured: false, width: None });
+    assert!(text.lines().next().is_some_and(|line| line.contains("connections 12/40000  flows 800/100000")), "{text}");
+    let row = text.lines().find(|line| line.starts_with("dns ")).expect("a row");
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(cells[..8], ["dns", "udp", "0.0.0.0:53", "pg", "listening", "800", "90000", "4"]);
+    assert!(text.contains("\n          udp [::]:53\n"), "{text}");
+    assert!(!text.contains("dropped"), "{text}");
+
+    let dropped = [("denied".into(), 4), ("late".into(), 1), ("receive_buffer_full".into(), 17)];
+    dns.udp = Some(Datagrams { datagrams_in: 95_000, datagrams_out: 94_000, dropped: dropped.into() });
+    status.listeners[1] = dns;
+    let text = whole(&status, at(), Paper { coloured: false, width: None });
+    let said = "\ndns dropped 22 datagrams: 17 receive_buffer_full, 4 denied, 1 late\n\nPOOL pg";
+    assert!(text.contains(said), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::config::error::Finding;
+use crate::config::payload::{DATAGRAM_BYTES_MAX, parse_payload};
 use crate::config::raw::{Fault, Item, Reader, fault, mismatch, quoted, text, whole};
 use crate::config::words::{INITIAL, Words, nearest};
 use crate::config::{Check, Health, Percent, Step};
@@ -46,6 +47,7 @@ enum Kind {
     Postgres,
     Mysql,
     Redis,
+    Udp,
     Script,
     Command,
 }
@@ -56,6 +58,7 @@ const KINDS: Words<Kind> = &[
     ("postgres", Kind::Postgres),
     ("mysql", Kind::Mysql),
     ("redis", Kind::Redis),
+    ("udp", Kind::Udp),
     ("script", Kind::Script),
     ("command", Kind::Command),
     ("none", Kind::None),
@@ -69,18 +72,16 @@ const KIND_KEYS: &[(&str, &[Kind], &str)] = &[
     ("body", &[Kind::Http], "http"),
     ("user", &[Kind::Postgres, Kind::Mysql], "postgres or mysql"),
     ("database", &[Kind::Postgres], "postgres"),
+    ("send", &[Kind::Udp], "udp"),
+    ("expect", &[Kind::Udp], "udp"),
     ("steps", &[Kind::Script], "script"),
     ("run", &[Kind::Command], "command"),
 ];
 
 pub(super) fn read(r: &mut Reader) -> Health {
-    r.hints(&[
-        ("send", "write `kind = \"script\", steps = [{ send = \"…\" }, { expect = \"…\" }]`"),
-        ("expect", "write `kind = \"script\", steps = [{ send = \"…\" }, { expect = \"…\" }]`"),
-        ("retries", "did you mean `fall`?"),
-    ]);
+    r.hints(&[("retries", "did you mean `fall`?")]);
     let kind_given = r.has("kind");
-    let kind = r.or("kind", kind, Some(Kind::Tcp));
+    let kind = if kind_given { r.optional("kind", kind) } else { Some(Kind::Tcp) };
     refuse_keys_of_other_kinds(r, kind);
     let kind = kind.map_or(Check::Tcp, |kind| check(r, kind));
     let interval = r.or("interval", positive, INTERVAL);
@@ -107,16 +108,14 @@ pub(super) fn read(r: &mut Reader) -> Health {
     health
 }
 
-/// `None` for a kind that there is not, of which no key can be judged.
-fn kind(value: &DeValue) -> Result<Option<Kind>, Fault> {
+fn kind(value: &DeValue) -> Result<Kind, Fault> {
     let known = || KINDS.iter().map(|(word, _)| *word);
     let list = known().collect::<Vec<_>>().join(", ");
     let word = text(value)?;
     match KINDS.iter().find(|(known, _)| *known == word) {
-        Some((_, kind)) => Ok(Some(*kind)),
-        None if matches!(word, "tls" | "udp") => {
-            Err(fault(format!("this version has no {word} check"), "not in this version")
-                .help(format!("there are {list}")))
+        Some((_, kind)) => Ok(*kind),
+        None if word == "tls" => {
+            Err(fault("this version has no tls check", "not in this version").help(format!("there are {list}")))
         }
         None => Err(fault(format!("there is no check \"{}\"", quoted(word)), "unknown").help(
             match nearest(word, known()) {
@@ -127,17 +126,29 @@ fn kind(value: &DeValue) -> Result<Option<Kind>, Fault> {
     }
 }
 
+/// Of a kind that there is not no key can be judged.
 fn refuse_keys_of_other_kinds(r: &mut Reader, kind: Option<Kind>) {
     let word = KINDS.iter().find(|(_, known)| Some(*known) == kind).map(|(word, _)| *word);
+    let label = match word {
+        Some(word) if r.has("kind") => format!("this check is of kind {word}"),
+        _ => "no `kind` is given".to_owned(),
+    };
     for (key, kinds, names) in KIND_KEYS {
-        if kind.is_some_and(|kind| kinds.contains(&kind)) || r.take_quietly(key).is_none() {
-            continue;
-        }
-        if let Some(word) = word {
-            let finding = Finding::error(r.key_span(key), format!("`{key}` belongs to kind {names}"))
-                .label(format!("this check is of kind {word}"))
-                .help(format!("leave `{key}` out, or change `kind`"));
-            r.findings.push(finding);
+        match kind {
+            Some(kind) if kinds.contains(&kind) => {}
+            Some(kind) => r.refuse(key, |span| {
+                let help = match (*key, kind) {
+                    ("send" | "expect", Kind::Script) => {
+                        "write it as a step: `steps = [{ send = \"…\" }, { expect = \"…\" }]`".to_owned()
+                    }
+                    ("send" | "expect", _) => {
+                        format!("leave `{key}` out, or write `kind = \"udp\"`; with TCP it is a step of kind script")
+                    }
+                    _ => format!("leave `{key}` out, or change `kind`"),
+                };
+                Finding::error(span, format!("`{key}` belongs to kind {names}")).label(&label).help(help)
+            }),
+            None => drop(r.take(key)),
         }
     }
 }
@@ -158,6 +169,12 @@ fn check(r: &mut Reader, kind: Kind) -> Check {
             database: r.or("database", account, POSTGRES_ACCOUNT.to_owned()),
         },
         Kind::Mysql => Check::Mysql { user: r.or("user", account, MYSQL_USER.to_owned()) },
+        Kind::Udp => Check::Udp {
+            send: r.or("send", datagram, Vec::new()),
+            expect: r.optional("expect", |value| {
+                filled(datagram(value)?).map_err(|fault| fault.help("leave it out if no answer is expected"))
+            }),
+        },
         Kind::Script => Check::Script { steps: steps(r) },
         Kind::Command => Check::Command { run: run(r) },
     }
@@ -174,8 +191,9 @@ fn step<'t>(r: &mut Reader<'t, '_>, item: &'t Item<'t>) -> Option<Step> {
     };
     r.element(table, item.span(), "a step".to_owned(), |r| {
         let given = [r.has("send"), r.has("expect")];
-        let send = r.optional("send", not_empty).map(|text| Step::Send(text.into_bytes()));
-        let expect = r.optional("expect", not_empty).map(|text| Step::Expect(text.into_bytes()));
+        let bytes = |value: &DeValue| filled(parse_payload(text(value)?)?);
+        let send = r.optional("send", bytes).map(Step::Send);
+        let expect = r.optional("expect", bytes).map(Step::Expect);
         if given[0] == given[1] {
             let finding = Finding::error(r.span.clone(), "a step either sends or expects")
                 .label(if given[0] { "does both" } else { "does neither" })
@@ -289,8 +307,19 @@ fn account(value: &DeValue) -> Result<String, Fault> {
 }
 
 fn not_empty(value: &DeValue) -> Result<String, Fault> {
-    match text(value)? {
-        "" => Err(fault("it is empty", "empty")),
-        text => Ok(text.to_owned()),
+    text(value).and_then(filled).map(str::to_owned)
+}
+
+/// What one datagram can hold.
+fn datagram(value: &DeValue) -> Result<Vec<u8>, Fault> {
+    let bytes = parse_payload(text(value)?)?;
+    if bytes.len() > DATAGRAM_BYTES_MAX {
+        let what = format!("a datagram holds at most {DATAGRAM_BYTES_MAX} bytes");
+        return Err(fault(what, format!("{} bytes", bytes.len())));
     }
+    Ok(bytes)
+}
+
+fn filled<T: AsRef<[u8]>>(bytes: T) -> Result<T, Fault> {
+    if bytes.as_ref().is_empty() { Err(fault("it is empty", "empty")) } else { Ok(bytes) }
 }

@@ -10,7 +10,7 @@ use crate::config::address::{parse_bind, parse_network};
 use crate::config::error::{Finding, Span};
 use crate::config::raw::{Fault, Reader, boolean, fault, mismatch, quoted, text};
 use crate::config::units::parse_rate;
-use crate::config::{Bind, Keepalive, Listener, PerClient};
+use crate::config::{Bind, Keepalive, Listener, PerClient, Protocol, Udp};
 
 use super::{count, limit, never, positive};
 
@@ -26,6 +26,8 @@ const BACKLOG_MAX: u32 = i32::MAX as u32;
 const KEEPALIVE_SECONDS_MAX: u64 = 32_767;
 /// MAX_TCP_KEEPCNT of the kernel.
 const KEEPALIVE_COUNT_MAX: u32 = 127;
+/// Flows of one listener: more than any host has the memory and the ports for.
+const FLOWS_MAX: u32 = 10_000_000;
 
 const BACKLOG: NonZeroU32 = NonZeroU32::new(4_096).expect("it is not 0");
 const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
@@ -35,12 +37,20 @@ const KEEPALIVE: Keepalive = Keepalive {
     interval: Duration::from_secs(10),
     count: NonZeroU32::new(6).expect("it is not 0"),
 };
+const UDP: Udp = Udp {
+    idle_timeout: Duration::from_secs(30),
+    responses: None,
+    max_flows: NonZeroU32::new(100_000).expect("it is not 0"),
+    one_way: false,
+};
 
 /// Keys that people look for here.
 const HINTS: &[(&str, &str)] = &[
     ("tls", "this version does not end TLS: it carries TLS through to the backends as it is"),
     ("sni", "this version does not look into TLS; give each pool its own listener"),
-    ("udp", "this version carries TCP only"),
+    ("max_flows", "write `udp = { max_flows = 100000 }`"),
+    ("responses", "write `udp = { responses = 1 }`"),
+    ("one_way", "write `udp = { one_way = true }`"),
     ("address", "did you mean `bind`?"),
     ("listen", "did you mean `bind`?"),
     ("port", "write the port into `bind`: \"0.0.0.0:5432\""),
@@ -49,6 +59,24 @@ const HINTS: &[(&str, &str)] = &[
     ("balance", "the choice belongs to the pool: `[pool.NAME]` takes `balance`"),
     ("send_proxy", "the backends' side belongs to the pool: `[pool.NAME]` takes `send_proxy`"),
 ];
+
+/// The keys about connections, which a UDP listener has not, and what to do instead.
+const TCP_KEYS: &[(&str, &str)] = &[
+    ("max_connections", "write `udp = { max_flows = 100000 }`: so many flows may there be at once"),
+    (
+        "accept_proxy",
+        "leave it out: PROXY headers of clients are read with TCP only, and a client is who sends the datagram",
+    ),
+    ("idle_timeout", "write `udp = { idle_timeout = \"30s\" }`: after so long a silence a flow ends"),
+    ("half_close_timeout", "leave it out: datagrams have no FIN, and a flow ends after `udp.idle_timeout`"),
+    ("backlog", "leave it out: nobody waits to be accepted; a flow begins with its client's first datagram"),
+    ("fast_open", "leave it out: there is no handshake that could be shortened"),
+    ("defer_accept", "leave it out: a flow begins with its client's first datagram"),
+    ("keepalive", "leave it out: a flow whose client is gone ends after `udp.idle_timeout`"),
+];
+
+/// The keys of `udp` about flows, which there are not with `one_way`.
+const FLOW_KEYS: [&str; 3] = ["idle_timeout", "responses", "max_flows"];
 
 /// A listener and the places of what other tables must agree with.
 pub(super) struct Placed {
@@ -62,7 +90,12 @@ pub(super) struct Placed {
 pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
     r.hints(HINTS);
     let binds = binds(r);
-    r.optional("protocol", protocol);
+    refuse_keys_of_the_other_protocol(r);
+    let udp = r.table("udp", udp);
+    let protocol = r.or("protocol", |value| protocol(value, udp), Protocol::Tcp);
+    if matches!(protocol, Protocol::Udp(_)) {
+        refuse_unix_sockets(r, &binds);
+    }
     let pool = r.required("pool", |value| text(value).map(str::to_owned), "pool = \"NAME\"");
     let allow = networks(r, "allow");
     let deny = networks(r, "deny");
@@ -70,19 +103,13 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
     let listener = Listener {
         name: name.to_owned(),
         bind: binds.iter().map(|(bind, _)| bind.clone()).collect(),
+        protocol,
         // A listener without its pool has been noted; no such configuration comes to life.
         pool: pool.unwrap_or_default(),
         allow: allow.into_iter().map(|(network, _)| network).collect(),
         deny: deny.into_iter().map(|(network, _)| network).collect(),
         max_connections: r.or("max_connections", limit, None),
-        per_client: r.table("per_client", |r| PerClient {
-            connections: r.or("connections", limit, None),
-            rate: r.optional("rate", |value| match value {
-                DeValue::Integer(number) => Err(fault("the rate has no unit", "not a rate")
-                    .help(format!("write \"{}/s\" if each second is meant", quoted(number.as_str())))),
-                value => parse_rate(text(value)?),
-            }),
-        }),
+        per_client: r.table("per_client", |r| per_client(r, protocol)),
         accept_proxy: networks(r, "accept_proxy").into_iter().map(|(network, _)| network).collect(),
         idle_timeout: r.or("idle_timeout", never, Some(IDLE_TIMEOUT)),
         half_close_timeout: r.or("half_close_timeout", positive, HALF_CLOSE_TIMEOUT),
@@ -100,6 +127,86 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         binds: binds.into_iter().map(|(_, span)| span).collect(),
         pool: r.span_of("pool"),
         defer_accept: r.span_of("defer_accept"),
+    }
+}
+
+/// Refused keys read as their defaults. Beside a protocol that there is not no key can be judged.
+fn refuse_keys_of_the_other_protocol(r: &mut Reader) {
+    match r.take("protocol").map(|item| item.get_ref().as_str()) {
+        None | Some(Some("tcp")) => {
+            r.refuse("udp", |span| {
+                Finding::error(span, "`udp` belongs to a listener with protocol = \"udp\"")
+                    .label("this listener carries TCP")
+                    .help("add `protocol = \"udp\"`, or leave `udp` out")
+            });
+        }
+        Some(Some("udp")) => {
+            for (key, help) in TCP_KEYS {
+                r.refuse(key, |span| {
+                    Finding::error(span, format!("`{key}` belongs to a listener with protocol = \"tcp\""))
+                        .label("this listener carries UDP")
+                        .help(*help)
+                });
+            }
+        }
+        Some(_) => {}
+    }
+}
+
+fn protocol(value: &DeValue, udp: Udp) -> Result<Protocol, Fault> {
+    match text(value)? {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp(udp)),
+        "http" => Err(fault("this version carries tcp and udp, not http", "not in this version")
+            .help("leave the key out: HTTP passes through as TCP")),
+        other => Err(fault(format!("there is no \"{}\"", quoted(other)), "unknown").help("write \"tcp\" or \"udp\"")),
+    }
+}
+
+fn udp(r: &mut Reader) -> Udp {
+    let one_way = r.or("one_way", boolean, UDP.one_way);
+    if one_way {
+        for key in FLOW_KEYS {
+            r.refuse(key, |span| no_flows(span, key));
+        }
+    }
+    Udp {
+        idle_timeout: r.or("idle_timeout", positive, UDP.idle_timeout),
+        responses: r.or("responses", limit, UDP.responses),
+        max_flows: r.or("max_flows", count(FLOWS_MAX), UDP.max_flows),
+        one_way,
+    }
+}
+
+fn no_flows(span: Span, key: &str) -> Finding {
+    Finding::error(span, format!("`{key}` is about flows, and with `one_way` there are none"))
+        .label("each datagram goes its own way")
+        .help(format!("leave `{key}` out, or `one_way` if the backends reply"))
+}
+
+fn per_client(r: &mut Reader, protocol: Protocol) -> PerClient {
+    if matches!(protocol, Protocol::Udp(Udp { one_way: true, .. })) {
+        r.refuse("connections", |span| {
+            no_flows(span, "connections").help("leave `connections` out; `rate` limits a client's datagrams")
+        });
+    }
+    PerClient {
+        connections: r.or("connections", limit, None),
+        rate: r.optional("rate", |value| match value {
+            DeValue::Integer(number) => Err(fault("the rate has no unit", "not a rate")
+                .help(format!("write \"{}/s\" if each second is meant", quoted(number.as_str())))),
+            value => parse_rate(text(value)?),
+        }),
+    }
+}
+
+fn refuse_unix_sockets(r: &mut Reader, binds: &[(Bind, Span)]) {
+    for (_, span) in binds.iter().filter(|(bind, _)| matches!(bind, Bind::Unix(_))) {
+        r.findings.push_with(|| {
+            Finding::error(span.clone(), "invalid `bind`: a unix socket carries no UDP")
+                .label("a unix socket")
+                .help("write an IP address and a port, such as \"0.0.0.0:53\"")
+        });
     }
 }
 
@@ -132,21 +239,6 @@ fn bind(value: &DeValue) -> Result<Bind, Fault> {
 
 fn networks(r: &mut Reader, key: &'static str) -> Vec<(IpNet, Span)> {
     r.list(key, NETWORKS_MAX, |value| parse_network(text(value)?))
-}
-
-fn protocol(value: &DeValue) -> Result<(), Fault> {
-    match text(value)? {
-        "tcp" => Ok(()),
-        other @ ("udp" | "http") => Err(fault(format!("this version carries tcp, not {other}"), "not in this version")
-            .help(match other {
-                "http" => "leave the key out: HTTP passes through as TCP",
-                _ => "leave this listener out",
-            })),
-        other => {
-            Err(fault(format!("there is no \"{}\"", quoted(other)), "unknown")
-                .help("write \"tcp\" or leave the key out"))
-        }
-    }
 }
 
 /// The kernel counts keep-alive in whole seconds (tcp(7)).

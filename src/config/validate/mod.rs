@@ -1,13 +1,12 @@
 //! A table of TOML to a `Config`, valid by type: every key of the contract with its default and its limits, and what
 //! must agree between tables. Whatever is wrong is noted, and the reading goes on.
 
+mod agree;
 mod health;
 mod listener;
 mod pool;
 mod process;
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +16,9 @@ use toml::de::{DeTable, DeValue};
 use super::error::{Finding, Findings, Span};
 use super::raw::{FILE, Fault, Item, Reader, fault, mismatch, quoted, whole};
 use super::units::{parse_duration, parse_percent};
-use super::words::nearest;
-use super::{Bind, Check, Config, Percent, Pool, Step};
+use super::{Bind, Config, Percent};
 
-pub(super) use pool::WEIGHT;
+pub(super) use pool::{CONNECT, QUEUE, WEIGHT};
 
 /// Listeners in one file.
 pub const LISTENERS_MAX: usize = 4_096;
@@ -28,9 +26,6 @@ pub const LISTENERS_MAX: usize = 4_096;
 pub const POOLS_MAX: usize = 4_096;
 /// The name of a listener or pool, in bytes.
 const NAME_BYTES_MAX: usize = 64;
-
-/// Pools that a message lists.
-const POOLS_LISTED_MAX: usize = 10;
 
 /// Tables that people look for in a file.
 const HINTS: &[(&str, &str)] = &[
@@ -41,14 +36,14 @@ const HINTS: &[(&str, &str)] = &[
     ("backend", "did you mean `[pool.NAME]`?"),
     ("upstream", "did you mean `[pool.NAME]`?"),
     ("global", "did you mean `[process]`?"),
-    ("route", "this version carries TCP and has no HTTP gateway"),
-    ("jwt", "this version carries TCP and has no HTTP gateway"),
-    ("consumer", "this version carries TCP and has no HTTP gateway"),
+    ("route", "this version has no HTTP gateway: HTTP passes through as TCP"),
+    ("jwt", "this version has no HTTP gateway: HTTP passes through as TCP"),
+    ("consumer", "this version has no HTTP gateway: HTTP passes through as TCP"),
 ];
 
 /// A pool with the place of its name; the pool is `None` when it is no table.
 struct PlacedPool {
-    pool: Option<Pool>,
+    pool: Option<pool::Placed>,
     name: String,
     span: Span,
 }
@@ -60,7 +55,7 @@ pub(super) fn read<'t>(table: &'t DeTable<'t>, findings: &mut Findings) -> Confi
     let process = r.table("process", process::read);
     let process_metrics = process.metrics;
     let listeners = listeners(&mut r);
-    let pools = pools(&mut r);
+    let mut pools = pools(&mut r);
     if !r.has("listener") {
         let mut finding = Finding::error(0..0, "there is no listener").help(
             "the smallest useful file:\n\n[listener.pg]\nbind = \"0.0.0.0:5432\"\npool = \"pg\"\n\n[pool.pg]\nbackends = [\"10.0.0.11:5432\", \"10.0.0.12:5432\"]",
@@ -68,15 +63,15 @@ pub(super) fn read<'t>(table: &'t DeTable<'t>, findings: &mut Findings) -> Confi
         finding.span = None;
         r.findings.push(finding.absence());
     }
-    join_pools(&mut r, &listeners, &pools);
+    agree::join_pools(&mut r, &listeners, &mut pools);
     let metrics = process_metrics.map(|address| (Bind::Ip(address), table_span(table, "process", "metrics")));
     let admin = process.admin.clone().map(|path| (Bind::Unix(path), table_span(table, "process", "admin")));
-    compare_binds(&mut r, &listeners, metrics.into_iter().chain(admin));
+    agree::compare_binds(&mut r, &listeners, metrics.into_iter().chain(admin));
     r.finish();
     Config {
         process,
         listeners: listeners.into_iter().map(|placed| Arc::new(placed.listener)).collect(),
-        pools: pools.into_iter().filter_map(|placed| placed.pool).map(Arc::new).collect(),
+        pools: pools.into_iter().filter_map(|placed| placed.pool).map(|placed| Arc::new(placed.pool)).collect(),
     }
 }
 
@@ -142,104 +137,6 @@ fn named<'t>(r: &mut Reader<'t, '_>, key: &'static str, max: usize) -> Vec<(&'t 
 
 fn is_name(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
-}
-
-/// Each listener has its pool, each pool a listener, and the two fit each other.
-fn join_pools(r: &mut Reader, listeners: &[listener::Placed], pools: &[PlacedPool]) {
-    let by_name: HashMap<&str, &PlacedPool> = pools.iter().map(|placed| (placed.name.as_str(), placed)).collect();
-    let mut used = HashSet::new();
-    for placed in listeners.iter().filter(|placed| !placed.listener.pool.is_empty()) {
-        let wanted = placed.listener.pool.as_str();
-        used.insert(wanted);
-        let Some(found) = by_name.get(wanted) else {
-            r.findings.push_with(|| {
-                let finding = Finding::error(placed.pool.clone(), format!("there is no pool `{}`", quoted(wanted)));
-                let help = match nearest(wanted, pools.iter().map(|placed| placed.name.as_str())) {
-                    Some(near) => format!("did you mean \"{near}\"?"),
-                    None if (1..=POOLS_LISTED_MAX).contains(&pools.len()) => {
-                        let names: Vec<_> = pools.iter().map(|placed| quoted(&placed.name)).collect();
-                        format!("there are {}; or add a table `[pool.{}]`", names.join(", "), quoted(wanted))
-                    }
-                    None => format!("add a table `[pool.{}]` with its `backends`", quoted(wanted)),
-                };
-                finding.label("unknown pool").help(help).absence()
-            });
-            continue;
-        };
-        if placed.listener.defer_accept && found.pool.as_ref().is_some_and(backends_speak_first) {
-            let title = "the backends speak first here, and with `defer_accept` each client waits for its time-out";
-            let finding = Finding::warning(placed.defer_accept.clone(), title)
-                .label("waits for the client's first byte")
-                .help("leave `defer_accept` out");
-            r.findings.push(finding);
-        }
-    }
-    for placed in pools.iter().filter(|placed| !used.contains(placed.name.as_str())) {
-        r.findings.push_with(|| {
-            Finding::warning(placed.span.clone(), format!("no listener uses the pool `{}`", quoted(&placed.name)))
-                .label("never used")
-                .help("its backends are checked and get no clients; name it in a listener or take it out")
-                .absence()
-        });
-    }
-}
-
-/// As far as the check gives it away.
-fn backends_speak_first(pool: &Pool) -> bool {
-    match &pool.health.kind {
-        Check::Mysql { .. } => true,
-        Check::Script { steps } => matches!(steps.first(), Some(Step::Expect(_))),
-        _ => false,
-    }
-}
-
-/// Two sockets at one address. Listeners set SO_REUSEPORT, with which bind(2) lets both have it and the kernel deals
-/// clients out among them at random: that must not happen by mistake. Of "0.0.0.0" and "127.0.0.1" the kernel prefers
-/// the closer match, which works and surprises.
-fn compare_binds(r: &mut Reader, listeners: &[listener::Placed], process: impl Iterator<Item = (Bind, Span)>) {
-    let listening = listeners.iter().flat_map(|placed| {
-        let owner = format!("listener `{}`", quoted(&placed.listener.name));
-        placed
-            .listener
-            .bind
-            .iter()
-            .cloned()
-            .zip(placed.binds.iter().cloned())
-            .map(move |(b, span)| (b, span, owner.clone()))
-    });
-    let process = process.map(|(bind, span)| (bind, span, "the process itself".to_owned()));
-    let mut taken: HashMap<Bind, (Span, String)> = HashMap::new();
-    let mut specific = Vec::new();
-    for (bind, span, owner) in process.chain(listening) {
-        if matches!(&bind, Bind::Ip(address) if address.port() == 0) {
-            continue;
-        }
-        if let Some((first, first_owner)) = taken.get(&bind) {
-            r.findings.push_with(|| {
-                Finding::error(span.clone(), format!("{bind} is taken by {first_owner}"))
-                    .label("again here")
-                    .help("each address has one listener: choose another address or port")
-                    .also(first.clone(), "first here")
-            });
-            continue;
-        }
-        if let Bind::Ip(address) = bind
-            && !address.ip().is_unspecified()
-        {
-            specific.push((address, span.clone(), owner.clone()));
-        }
-        taken.insert(bind, (span, owner));
-    }
-    for (address, span, owner) in specific {
-        let any: IpAddr = if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-        let Some((wide, wide_owner)) = taken.get(&Bind::Ip((any, address.port()).into())) else { continue };
-        r.findings.push_with(|| {
-            Finding::warning(span, format!("{address} lies within {any}, port {}", address.port()))
-                .label(format!("clients of this address go to {owner}"))
-                .help("leave one of the two out if that is not meant")
-                .also(wide.clone(), format!("all others to {wide_owner}"))
-        });
-    }
 }
 
 /// A duration; of a number it says that the unit is missing.

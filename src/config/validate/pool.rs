@@ -34,14 +34,14 @@ const QUEUE_MAX: u32 = 1_000_000;
 
 /// So that a weight of 50 means half of what the others take.
 pub(in crate::config) const WEIGHT: u32 = 100;
-const CONNECT: Connect = Connect {
+pub(in crate::config) const CONNECT: Connect = Connect {
     timeout: Duration::from_secs(3),
     attempts: NonZeroU32::new(3).expect("it is not 0"),
     // Off: the kernel also ends a connection whose peer keeps its window closed for so long, and a client that
     // stops reading for half a minute (a pager, a slow disk behind a dump) has done nothing wrong.
     user_timeout: None,
 };
-const QUEUE: Queue = Queue { max: 0, timeout: Duration::from_secs(5) };
+pub(in crate::config) const QUEUE: Queue = Queue { max: 0, timeout: Duration::from_secs(5) };
 const PASSIVE: Passive = Passive {
     failures: NonZeroU32::new(5).expect("it is not 0"),
     window: Duration::from_secs(10),
@@ -64,14 +64,30 @@ const HINTS: &[(&str, &str)] = &[
     ("idle_timeout", "`idle_timeout` belongs to the listener"),
     ("keepalive", "`keepalive` belongs to the listener and holds for both sides"),
     ("max_connections", "write it at each backend, `{ address = \"…\", max_connections = 500 }`, or at the listener"),
+    ("protocol", "`protocol` belongs to the listener"),
+    ("udp", "`udp` belongs to the listener; how UDP backends are checked is `health = { kind = \"udp\" }`"),
     ("accept_proxy", "the clients' side belongs to the listener: `[listener.NAME]` takes `accept_proxy`"),
 ];
 
 const BACKENDS_EXAMPLE: &str = "backends = [\"10.0.0.11:5432\", \"10.0.0.12:5432\"]";
 
-pub(super) fn read(r: &mut Reader, name: &str) -> Pool {
+/// A pool and the places of what the listeners that use it may object to.
+pub(super) struct Placed {
+    pub pool: Pool,
+    /// Whether the file says what kind the check is.
+    pub has_kind: bool,
+    /// The first backend at a unix socket.
+    pub unix: Option<Span>,
+    pub send_proxy: Span,
+    /// The keys, where the file has them.
+    pub queue: Option<Span>,
+    pub connect: Option<Span>,
+}
+
+pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
     r.hints(HINTS);
     let backends = backends(r);
+    let (health, has_kind) = r.table("health", |r| (health::read(r), r.has("kind")));
     let pool = Pool {
         name: name.to_owned(),
         balance: r.word("balance", BALANCE, Balance::RoundRobin),
@@ -81,7 +97,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Pool {
             user_timeout: r.or("user_timeout", never, CONNECT.user_timeout),
         }),
         queue: r.table("queue", queue),
-        health: r.table("health", health::read),
+        health,
         passive: r.table_or_false("passive", |r| Passive {
             failures: r.or("failures", count(FAILURES_MAX), PASSIVE.failures),
             window: r.or("window", positive, PASSIVE.window),
@@ -89,7 +105,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Pool {
             max_ejected: r.or("max_ejected", percent, PASSIVE.max_ejected),
         }),
         panic_below: r.or("panic_below", percent, Percent(0)),
-        on_down: r.or("on_down", on_down, OnDown::Keep),
+        on_down: r.optional("on_down", on_down),
         slow_start: r.or("slow_start", duration, Duration::ZERO),
         send_proxy: r.word("send_proxy", SEND_PROXY, SendProxy::Off),
         source: r.optional("source", source),
@@ -98,12 +114,28 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Pool {
     compare_backends(r, &backends);
     compare_families(r, &pool, &backends);
     warn(r, &pool);
-    pool
+    let unix =
+        backends.into_iter().find(|(backend, _)| matches!(backend.address, Address::Unix(_))).map(|(_, span)| span);
+    if let (Some(span), Check::Udp { .. }) = (&unix, &pool.health.kind) {
+        let finding = Finding::error(r.span_of("health"), "a backend at a unix socket cannot be asked by UDP")
+            .label("a check of kind udp")
+            .help("choose another kind, such as \"tcp\", or put the backend into a pool of its own")
+            .also(span.clone(), "a unix socket");
+        r.findings.push(finding);
+    }
+    Placed {
+        pool,
+        has_kind,
+        unix,
+        send_proxy: r.span_of("send_proxy"),
+        queue: r.has("queue").then(|| r.key_span("queue")),
+        connect: r.has("connect").then(|| r.key_span("connect")),
+    }
 }
 
-type Placed = (Arc<Backend>, Span);
+type PlacedBackend = (Arc<Backend>, Span);
 
-fn backends(r: &mut Reader) -> Vec<Placed> {
+fn backends(r: &mut Reader) -> Vec<PlacedBackend> {
     let Some(item) = r.take("backends") else {
         r.missing("backends", BACKENDS_EXAMPLE);
         return Vec::new();
@@ -126,7 +158,7 @@ fn backends(r: &mut Reader) -> Vec<Placed> {
 }
 
 /// A backend: an address, or a table with one.
-fn backend<'t>(r: &mut Reader<'t, '_>, item: &'t Item<'t>) -> Option<Placed> {
+fn backend<'t>(r: &mut Reader<'t, '_>, item: &'t Item<'t>) -> Option<PlacedBackend> {
     let read_address = |value: &DeValue| parse_address(text(value)?);
     let backend = match item.get_ref() {
         DeValue::Table(table) => r.element(table, item.span(), "a backend".to_owned(), |r| {
@@ -174,7 +206,7 @@ fn backend_name(value: &DeValue) -> Result<String, Fault> {
 }
 
 /// Two of one name are an error, two of one address a warning.
-fn compare_backends(r: &mut Reader, backends: &[Placed]) {
+fn compare_backends(r: &mut Reader, backends: &[PlacedBackend]) {
     let (mut names, mut addresses) = (HashMap::new(), HashMap::new());
     for (backend, span) in backends {
         if let Some(first) = names.insert(&backend.name, span) {
@@ -196,7 +228,7 @@ fn compare_backends(r: &mut Reader, backends: &[Placed]) {
 }
 
 /// A socket bound to an address of one family cannot connect to the other.
-fn compare_families(r: &mut Reader, pool: &Pool, backends: &[Placed]) {
+fn compare_families(r: &mut Reader, pool: &Pool, backends: &[PlacedBackend]) {
     let Some(source) = pool.source else { return };
     let family = |is_ipv4| if is_ipv4 { "IPv4" } else { "IPv6" };
     for (backend, span) in backends {
@@ -258,7 +290,7 @@ fn warn(r: &mut Reader, pool: &Pool) {
     if !r.is_sound() {
         return;
     }
-    if matches!(pool.on_down, OnDown::CloseAfter(_)) && matches!(pool.health.kind, Check::None) {
+    if matches!(pool.on_down, Some(OnDown::CloseAfter(_))) && matches!(pool.health.kind, Check::None) {
         let finding = Finding::warning(r.span_of("on_down"), "no backend of this pool is ever down")
             .label("this never happens")
             .help("give the pool a check: `health` has kind \"none\"")
@@ -269,12 +301,6 @@ fn warn(r: &mut Reader, pool: &Pool) {
         let finding = Finding::warning(r.span_of("panic_below"), "health is ignored as soon as one backend is down")
             .label("fewer than all is below 100%")
             .help("write a smaller share, such as \"50%\", or leave it out");
-        r.findings.push(finding);
-    }
-    if pool.queue.max > 0 && pool.backends.iter().all(|backend| backend.max_connections.is_none()) {
-        let finding = Finding::warning(r.span_of("queue"), "nobody will ever wait in this queue")
-            .label("no backend has a limit")
-            .help("give the backends a `max_connections`");
         r.findings.push(finding);
     }
     let port = |backend: &Arc<Backend>| match &backend.address {

@@ -8,20 +8,24 @@ use super::super::listeners::Listeners;
 use super::super::resolve::Names;
 use super::super::wanted::Wanted;
 use super::super::{now, sample};
+use super::help::HELP;
+use super::histograms::histogram;
 use super::*;
 use crate::access::Journal;
 use crate::stats::WorkersStats;
+use crate::sys::datagram::Offload;
 
 fn page(change: impl FnOnce(&mut Wanted, &WorkersStats)) -> String {
     let mut identities = Identities::new(2);
-    let config = Arc::new(sample::config());
-    let mut wanted = Wanted::build(config, None, &Names::default(), &mut identities, SystemTime::UNIX_EPOCH);
+    let mut config = sample::config();
+    config.listeners.push(Arc::new(sample::udp_listener("dns")));
+    let mut wanted = Wanted::build(Arc::new(config), None, &Names::default(), &mut identities, SystemTime::UNIX_EPOCH);
     let workers = crate::stats::workers(2);
     change(&mut wanted, &workers);
     let now = now();
     render(&Scene {
         wanted: &wanted,
-        listeners: &Listeners::new(2),
+        listeners: &Listeners::new(2, Offload::NONE),
         workers: &workers,
         journal: &Journal::default(),
         generation: 7,
@@ -71,6 +75,41 @@ fn counts_of_all_workers_are_added_up() {
         "# TYPE evener_listener_connections_accepted_total counter",
     ] {
         assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn a_listener_for_datagrams_is_counted_in_flows_and_one_for_connections_in_connections() {
+    let text = page(|wanted, _| {
+        let dns = &wanted.listeners[1].stats;
+        dns.cell(0).accepted.add(5);
+        dns.cell(1).accepted.add(1);
+        dns.cell(0).bytes_out.add(512);
+        dns.cell(0).datagrams_in.add(7);
+        dns.cell(1).datagrams_out.add(6);
+        dns.cell(1).closed[CloseReason::Answered.index()].add(4);
+        dns.cell(1).drop_datagrams(DropReason::ReceiveBufferFull, 3);
+        dns.cell(0).durations.record(Duration::from_millis(2));
+    });
+    for line in [
+        "evener_udp_flows_active{listener=\"dns\"} 0",
+        "evener_udp_flows_opened_total{listener=\"dns\"} 6",
+        "evener_udp_flows_closed_total{listener=\"dns\",reason=\"answered\"} 4",
+        "evener_udp_flows_closed_total{listener=\"dns\",reason=\"shed\"} 0",
+        "evener_udp_datagrams_total{listener=\"dns\",direction=\"in\"} 7",
+        "evener_udp_datagrams_total{listener=\"dns\",direction=\"out\"} 6",
+        "evener_udp_dropped_total{listener=\"dns\",reason=\"receive_buffer_full\"} 3",
+        "evener_udp_dropped_total{listener=\"dns\",reason=\"late\"} 0",
+        "evener_listener_bytes_total{listener=\"dns\",direction=\"out\"} 512",
+        "evener_udp_flow_duration_seconds_count{listener=\"dns\"} 1",
+        "evener_connection_duration_seconds_count{listener=\"web\"} 0",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line} is not in\n{text}");
+    }
+    for (listener, foreign) in [("dns", "connection"), ("web", "udp_"), ("web", "answered"), ("dns", "client_closed")] {
+        let of = format!("listener=\"{listener}\"");
+        let found = text.lines().find(|line| line.contains(&of) && line.contains(foreign));
+        assert_eq!(found, None, "{listener} is not counted in {foreign}");
     }
 }
 

@@ -157,7 +157,7 @@ fn a_change_is_told_once_and_only_coming_back_is_a_slow_start() {
 #[test]
 fn connections_end_only_when_the_checks_say_down_and_the_file_says_close() {
     let mut pool = sample::pool("app");
-    pool.on_down = OnDown::CloseAfter(Duration::from_secs(3));
+    pool.on_down = Some(OnDown::CloseAfter(Duration::from_secs(3)));
     let mut wanted = build(&only(pool), None, &Names::default(), &mut Identities::new(1));
     let at = now();
     let close = |wanted: &mut Wanted| tell(wanted, 0, at).close;

@@ -12,6 +12,7 @@ mod script;
 mod tcp;
 #[cfg(test)]
 pub(super) mod tests;
+mod udp;
 
 use std::fmt::Write as _;
 use std::io;
@@ -24,12 +25,14 @@ use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::{timeout, timeout_at};
 
 use super::Target;
-use crate::config::{Check, Endpoint, SendProxy};
+use crate::config::{Check, Endpoint, SendProxy, format_payload};
 
 /// Bytes read of one backend in one check; a longer answer fails the check.
 const ANSWER_MAX: usize = 64 * 1024;
 /// Characters kept of the reason of a failure.
 const WHY_MAX: usize = 200;
+/// Characters shown of what was expected and of what came.
+const SHOWN_MAX: usize = 60;
 /// How long a backend may take to end the stream after we have left.
 const LEAVE_TIME: Duration = Duration::from_millis(500);
 /// PROXY protocol v2, command LOCAL, no addresses: "the connection was established by the proxy itself, such as a
@@ -83,6 +86,9 @@ pub(super) async fn probe(target: &Target, started: Instant) -> (Result<(), Fail
         let answer = by(deadline, within, "the program has not ended", command::probe(run, target, &endpoint));
         return (answer.await, None);
     }
+    if let Check::Udp { send, expect } = kind {
+        return (udp::probe(target, &endpoint, send, expect.as_deref(), deadline).await, None);
+    }
     let greeting = proxy_header(target);
     let quietly = *kind == Check::Tcp && greeting.is_empty();
     let connecting = connect(&endpoint, target.pool.source, quietly);
@@ -105,7 +111,7 @@ pub(super) async fn probe(target: &Target, started: Instant) -> (Result<(), Fail
 
 async fn talk(kind: &Check, endpoint: &Endpoint, stream: &mut Stream) -> Result<(), Failure> {
     match kind {
-        Check::None | Check::Tcp | Check::Command { .. } => Ok(()),
+        Check::None | Check::Tcp | Check::Command { .. } | Check::Udp { .. } => Ok(()),
         Check::Http { path, host, status, body } => {
             let host = host.clone().unwrap_or_else(|| host_header(endpoint));
             http::probe(stream, path, &host, status, body.as_deref()).await
@@ -163,7 +169,7 @@ fn proxy_header(target: &Target) -> &'static [u8] {
         _ if target.pool.health.port.is_some() => b"",
         SendProxy::Off => b"",
         SendProxy::V1 => PROXY_V1_UNKNOWN,
-        SendProxy::V2 => PROXY_V2_LOCAL,
+        SendProxy::V2 | SendProxy::V2First => PROXY_V2_LOCAL,
     }
 }
 
@@ -184,10 +190,7 @@ async fn connect(endpoint: &Endpoint, source: Option<IpAddr>, quietly: bool) -> 
 async fn connect_ip(address: SocketAddr, source: Option<IpAddr>, quietly: bool) -> Result<Stream, Failure> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if let Some(source) = source {
-        socket.bind(SocketAddr::new(source, 0)).map_err(|error| Failure {
-            why: format!("cannot use the source address {source}: {error}"),
-            is_ours: true,
-        })?;
+        socket.bind(SocketAddr::new(source, 0)).map_err(|error| no_source(source, &error))?;
     }
     if quietly {
         tcp::hush(&socket)?;
@@ -195,6 +198,10 @@ async fn connect_ip(address: SocketAddr, source: Option<IpAddr>, quietly: bool) 
         socket.set_nodelay(true)?;
     }
     Ok(Box::new(socket.connect(address).await?))
+}
+
+fn no_source(source: IpAddr, error: &io::Error) -> Failure {
+    Failure { why: format!("cannot use the source address {source}: {error}"), is_ours: true }
 }
 
 async fn connect_unix(path: &Path) -> Result<Stream, Failure> {
@@ -259,6 +266,19 @@ impl<'a, S: Io> Talk<'a, S> {
 /// Bytes of a backend as text for [`Failure`].
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Bytes that were to come, as the file has them.
+fn expected(bytes: &[u8]) -> String {
+    escape(&format_payload(bytes), SHOWN_MAX)
+}
+
+/// Bytes that came instead: text as it is, anything else in hex.
+fn heard(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => escape(text, SHOWN_MAX),
+        Err(_) => escape(&format_payload(bytes), SHOWN_MAX),
+    }
 }
 
 /// Control and other invisible characters escaped, the rest as it is, cut to `max` characters.

@@ -3,11 +3,8 @@
 //! `expect` waits until its bytes occur in what came since the last match; what stood before them is skipped. A script
 //! leaves as cleanly as its last `send` makes it (a "QUIT\r\n" where the protocol has one).
 
-use super::{Failure, Io, Talk, escape, text};
+use super::{Failure, Io, Talk, expected, heard};
 use crate::config::Step;
-
-/// Characters shown of what was expected and of what came.
-const SHOWN_MAX: usize = 60;
 
 pub(super) async fn probe<S: Io>(stream: &mut S, steps: &[Step]) -> Result<(), Failure> {
     let mut talk = Talk::new(stream);
@@ -20,8 +17,7 @@ pub(super) async fn probe<S: Io>(stream: &mut S, steps: &[Step]) -> Result<(), F
         if let Err((failure, verb)) = outcome {
             let mut why = format!("step {} ({verb}): {}", index + 1, failure.why);
             if let Step::Expect(bytes) = step {
-                let wanted = escape(&text(bytes), SHOWN_MAX);
-                let came = escape(&text(&talk.heard), SHOWN_MAX);
+                let (wanted, came) = (expected(bytes), heard(&talk.heard));
                 why = format!("{why}; expected \"{wanted}\", got \"{came}\"");
             }
             return Err(Failure { why, ..failure });
