@@ -3,61 +3,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+#[path = "harness/wire.rs"]
+mod wire;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
 use std::time::Duration;
 
 use harness::{Backend, Ending, Evener, Pattern, digest_of, echo_digest, is_root, patiently, require, rerun_inside};
+use wire::{OURS, PEERS, Wire, run};
 
-const OURS: &str = "10.213.7.1";
-const PEERS: &str = "10.213.7.2";
 const STREAM: u64 = 64 << 20;
-
-/// Two namespaces and a wire between them; gone when dropped.
-struct Wire {
-    near: String,
-    far: String,
-}
-
-impl Wire {
-    fn lay(purpose: &str) -> Self {
-        let tag = format!("{}-{purpose}", std::process::id());
-        let wire = Self { near: format!("evener-near-{tag}"), far: format!("evener-far-{tag}") };
-        for namespace in [&wire.near, &wire.far] {
-            run("ip", &["netns", "add", namespace]);
-            run("ip", &["-n", namespace, "link", "set", "lo", "up"]);
-        }
-        run(
-            "ip",
-            &[
-                "-n", &wire.near, "link", "add", "wire", "mtu", "1500", "type", "veth", "peer", "wire", "netns",
-                &wire.far,
-            ],
-        );
-        for (namespace, address) in [(&wire.near, OURS), (&wire.far, PEERS)] {
-            run("ip", &["-n", namespace, "address", "add", &format!("{address}/24"), "dev", "wire"]);
-            run("ip", &["-n", namespace, "link", "set", "wire", "mtu", "1500", "up"]);
-            let off = ["tso", "off", "gso", "off", "gro", "off", "sg", "off", "tx", "off", "rx", "off"];
-            run("ip", &[&["netns", "exec", namespace, "ethtool", "-K", "wire"][..], &off].concat());
-        }
-        wire
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        for namespace in [&self.near, &self.far] {
-            let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
-        }
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
 
 #[test]
 fn streams_of_small_segments_arrive_unchanged_and_never_stall() {
@@ -67,7 +23,7 @@ fn streams_of_small_segments_arrive_unchanged_and_never_stall() {
         return;
     }
     if require(test, &["ip", "ethtool"]) {
-        let wire = Wire::lay("small");
+        let wire = Wire::lay("small", 1500, false);
         let inside = ["ip", "netns", "exec", &wire.far];
         rerun_inside(&inside, "inside_the_far_namespace", &[("EVENER_NEAR", &wire.near)]);
     }
@@ -91,7 +47,7 @@ fn a_peer_that_vanishes_in_the_middle_of_a_spliced_stream_is_found() {
         return;
     }
     if require(test, &["ip", "ethtool"]) {
-        let wire = Wire::lay("cut");
+        let wire = Wire::lay("cut", 1500, false);
         let inside = ["ip", "netns", "exec", &wire.far];
         rerun_inside(&inside, "inside_a_namespace_that_is_cut_off", &[("EVENER_NEAR", &wire.near)]);
     }

@@ -1,4 +1,4 @@
-//! Real PostgreSQL, Redis and MariaDB for tests: each in a folder and on a port of its own, ended when dropped.
+//! Real PostgreSQL, Redis, MariaDB and unbound for tests: each in a folder and on a port of its own, ended when dropped.
 //!
 //! `start` answers `None` when the program is not installed. PostgreSQL refuses to run as root, so then it runs as the
 //! user `postgres` (or `nobody`), by setpriv(1).
@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -78,6 +78,9 @@ fn count(log: &Path, text: &str) -> usize {
 
 /// Ends our own child by its own number and waits for it.
 fn end(child: &mut Child, signal: &str) {
+    if !matches!(child.try_wait(), Ok(None)) {
+        return; // its number may be another's by now
+    }
     let pid = child.id().to_string();
     let _ = Command::new("kill").args([signal, &pid]).status();
     let deadline = now() + Duration::from_secs(20);
@@ -294,6 +297,63 @@ fn some(argument: &str) -> Option<&str> {
 }
 
 impl Drop for MariaDb {
+    fn drop(&mut self) {
+        end(&mut self.child, "-TERM");
+    }
+}
+
+/// unbound for the zone `test.` alone: it asks nobody else.
+pub struct Unbound {
+    /// Where it listens.
+    pub address: SocketAddr,
+    child: Child,
+    log: PathBuf,
+    _dir: TempDir,
+}
+
+impl Unbound {
+    /// On a free port of `host`, with these records. Choose a host from which nobody sends: there no other socket is
+    /// given the port of one that has ended. Returns once it serves.
+    pub fn start(host: &str, records: &[String]) -> Option<Self> {
+        let program = find("unbound", &[])?;
+        let dir = open_folder();
+        let (conf, log) = (dir.path().join("unbound.conf"), dir.path().join("log"));
+        let address = UdpSocket::bind((host, 0)).unwrap().local_addr().unwrap();
+        let records: String = records.iter().map(|record| format!("local-data: '{record}'\n")).collect();
+        let text = format!(
+            "server:\nverbosity: 1\nuse-syslog: no\nlogfile: \"\"\ndo-daemonize: no\nusername: \"\"\nchroot: \"\"\n\
+             pidfile: \"\"\ndirectory: \"{}\"\nnum-threads: 1\ninterface: {host}\nport: {}\nmodule-config: iterator\n\
+             local-zone: test. static\n{records}remote-control:\ncontrol-enable: no\n",
+            dir.path().display(),
+            address.port()
+        );
+        fs::write(&conf, text).unwrap();
+        let child = spawn(Command::new(program).arg("-d").arg("-c").arg(conf), &log);
+        wait_until("unbound serves", || count(&log, "start of service") == 1);
+        Some(Self { address, child, log, _dir: dir })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ends it and says how many questions it was asked.
+    pub fn stop(mut self) -> u64 {
+        end(&mut self.child, "-TERM");
+        let log = fs::read_to_string(&self.log).unwrap();
+        let stats = log.lines().find_map(|line| line.split_once("server stats for thread 0: ")).unwrap().1;
+        stats.split(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Unbound {
     fn drop(&mut self) {
         end(&mut self.child, "-TERM");
     }
