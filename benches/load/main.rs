@@ -1,334 +1,59 @@
-//! The load of the side-by-side benchmark: a backend that answers requests of a fixed size, and clients that send them,
-//! each a single thread over epoll, so light that the proxy between them is what is measured.
+//! The load of the side-by-side benchmark: a backend that answers, and clients that ask it, each a single thread over
+//! epoll, so light that the proxy between them is what is measured.
 //!
 //! `load serve --port 0 --bytes N` answers each request of 64 bytes with N bytes, and prints its port.
 //! `load drive --port P --mode rr|connect|bulk|idle --connections N --seconds S --bytes N` prints one JSON object.
+//!
+//! `load serve-udp --port 0 --backends N` sends each datagram back, on N ports that follow each other unless the first
+//! is 0, and prints them.
+//! `load drive-udp --port P --flows F --inflight K --bytes B [--gso] --seconds S [--timeout-ms T]` prints one JSON object.
 
-use std::io::{self, Read, Write};
+mod clients;
+mod echo;
+mod histogram;
+mod ledger;
+mod payload;
+mod tcp;
+mod words;
+
+use std::io;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token};
-use slab::Slab;
+use words::number;
 
-/// A request: its bytes have no meaning.
-const REQUEST_BYTES: usize = 64;
-/// What is read or written in one call.
-const BUFFER_BYTES: usize = 256 * 1024;
 const EVENTS: usize = 1024;
-const LISTENER: Token = Token(usize::MAX - 1);
 
 fn main() -> io::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let port = number(&words, "port", 0) as u16;
     match words.first().map(String::as_str) {
-        Some("serve") => Server::bind(number(&words, "port", 0) as u16, number(&words, "bytes", 64) as usize)?.run(),
-        Some("drive") => drive(&words),
+        Some("serve") => tcp::Server::bind(port, number(&words, "bytes", 64) as usize)?.run(),
+        Some("drive") => tcp::drive(&words),
+        Some("serve-udp") => serve_udp(port, number(&words, "backends", 1) as u16),
+        Some("drive-udp") => clients::drive(&words),
         // `cargo bench` runs every benchmark without arguments.
         _ => {
-            eprintln!("load serve|drive: the load of scripts/bench; see the top of benches/load/main.rs");
+            eprintln!(
+                "load serve|drive|serve-udp|drive-udp: the load of scripts/bench; see the top of benches/load/main.rs"
+            );
             Ok(())
         }
     }
 }
 
-fn text<'a>(words: &'a [String], name: &str) -> Option<&'a str> {
-    let at = words.iter().position(|word| word.strip_prefix("--") == Some(name))?;
-    words.get(at + 1).map(String::as_str)
-}
-
-fn number(words: &[String], name: &str, default: u64) -> u64 {
-    text(words, name).and_then(|value| value.parse().ok()).unwrap_or(default)
+fn serve_udp(first: u16, count: u16) -> io::Result<()> {
+    let port = |at: u16| if first == 0 { 0 } else { first + at };
+    let addresses: Vec<_> = (0..count.max(1)).map(|at| SocketAddr::from(([127, 0, 0, 1], port(at)))).collect();
+    let mut echo = echo::Echo::bind(&addresses)?;
+    let ports: Vec<u16> = echo.addresses().map(|address| address.port()).collect();
+    println!("{{\"port\": {}, \"ports\": {ports:?}}}", ports[0]);
+    loop {
+        echo.turn(None)?;
+    }
 }
 
 #[allow(clippy::disallowed_methods)] // a benchmark owns its clock
 fn now() -> Instant {
     Instant::now()
-}
-
-/// Whether a call that failed has to wait for its next event.
-fn must_wait(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected)
-}
-
-struct Server {
-    poll: Poll,
-    listener: TcpListener,
-    bytes: usize,
-    buffer: Vec<u8>,
-}
-
-/// A connection of the server: what has come of a request, what is owed of the answers.
-struct Served {
-    stream: TcpStream,
-    came: usize,
-    owed: usize,
-}
-
-impl Server {
-    fn bind(port: u16, bytes: usize) -> io::Result<Self> {
-        let mut listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port)))?;
-        let poll = Poll::new()?;
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        println!("{{\"port\": {}}}", listener.local_addr()?.port());
-        Ok(Self { poll, listener, bytes, buffer: vec![b'x'; BUFFER_BYTES] })
-    }
-
-    fn run(mut self) -> io::Result<()> {
-        let mut connections: Slab<Served> = Slab::new();
-        let mut events = Events::with_capacity(EVENTS);
-        loop {
-            self.poll.poll(&mut events, None)?;
-            for event in &events {
-                if event.token() == LISTENER {
-                    self.accept(&mut connections)?;
-                } else if let Some(served) = connections.get_mut(event.token().0)
-                    && !self.serve(served, event.is_readable())
-                {
-                    connections.remove(event.token().0);
-                }
-            }
-        }
-    }
-
-    fn accept(&self, connections: &mut Slab<Served>) -> io::Result<()> {
-        while let Ok((mut stream, _)) = self.listener.accept() {
-            stream.set_nodelay(true)?;
-            let place = connections.vacant_entry();
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut stream, Token(place.key()), interest)?;
-            place.insert(Served { stream, came: 0, owed: 0 });
-        }
-        Ok(())
-    }
-
-    /// False when the connection has ended.
-    fn read_requests(&mut self, served: &mut Served) -> bool {
-        let buffer = &mut self.buffer[..REQUEST_BYTES * 16];
-        loop {
-            match served.stream.read(buffer) {
-                Ok(0) => return false,
-                Ok(read) => {
-                    served.came += read;
-                    served.owed += served.came / REQUEST_BYTES * self.bytes;
-                    served.came %= REQUEST_BYTES;
-                    // A short read has emptied the socket.
-                    if read < buffer.len() {
-                        return true;
-                    }
-                }
-                Err(error) => return must_wait(&error),
-            }
-        }
-    }
-
-    /// The same.
-    fn serve(&mut self, served: &mut Served, readable: bool) -> bool {
-        if readable && !self.read_requests(served) {
-            return false;
-        }
-        while served.owed > 0 {
-            match served.stream.write(&self.buffer[..served.owed.min(BUFFER_BYTES)]) {
-                Ok(written) => served.owed -= written,
-                Err(error) if must_wait(&error) => break,
-                Err(_) => return false,
-            }
-        }
-        true
-    }
-}
-
-/// Latencies in buckets of 1/64 of their power of two: within 1.6 %.
-struct Histogram {
-    buckets: Vec<u64>,
-    count: u64,
-}
-
-const SUB_BITS: u32 = 6;
-
-impl Histogram {
-    fn new() -> Self {
-        Self { buckets: vec![0; 64 << SUB_BITS], count: 0 }
-    }
-
-    fn record(&mut self, latency: Duration) {
-        let nanos = (latency.as_nanos() as u64).max(1 << SUB_BITS);
-        let power = nanos.ilog2();
-        let sub = (nanos >> (power - SUB_BITS)) & ((1 << SUB_BITS) - 1);
-        self.buckets[((power as usize) << SUB_BITS) + sub as usize] += 1;
-        self.count += 1;
-    }
-
-    /// The latency in µs that this share of the requests did not exceed.
-    fn quantile_us(&self, share: f64) -> f64 {
-        let wanted = (self.count as f64 * share).ceil() as u64;
-        let mut seen = 0;
-        for (index, count) in self.buckets.iter().enumerate() {
-            seen += count;
-            if seen >= wanted && *count > 0 {
-                let (power, sub) = (index >> SUB_BITS, index & ((1 << SUB_BITS) - 1));
-                return ((1u64 << power) as f64) * (1.0 + sub as f64 / f64::from(1u32 << SUB_BITS)) / 1000.0;
-            }
-        }
-        0.0
-    }
-}
-
-/// What the clients do.
-#[derive(Clone, Copy, PartialEq)]
-enum Mode {
-    /// Request, answer, request, on connections that stay.
-    Stay,
-    /// A connection for each request.
-    Connect,
-    /// One request each, then silence until stdin ends.
-    Idle,
-}
-
-struct Client {
-    stream: TcpStream,
-    since: Instant,
-    /// Bytes of the request still to send.
-    to_send: usize,
-    /// Bytes of the answer still to come.
-    to_come: usize,
-}
-
-struct Driver {
-    poll: Poll,
-    address: SocketAddr,
-    mode: Mode,
-    bytes: usize,
-    clients: Slab<Client>,
-    buffer: Vec<u8>,
-    latencies: Histogram,
-    errors: u64,
-    done: usize,
-}
-
-fn drive(words: &[String]) -> io::Result<()> {
-    let name = text(words, "mode").unwrap_or("rr");
-    let mode = match name {
-        "connect" => Mode::Connect,
-        "idle" => Mode::Idle,
-        _ => Mode::Stay,
-    };
-    let connections = number(words, "connections", 64) as usize;
-    let mut driver = Driver {
-        poll: Poll::new()?,
-        address: SocketAddr::from(([127, 0, 0, 1], number(words, "port", 0) as u16)),
-        mode,
-        bytes: number(words, "bytes", 64) as usize,
-        clients: Slab::with_capacity(connections),
-        buffer: vec![0; BUFFER_BYTES],
-        latencies: Histogram::new(),
-        errors: 0,
-        done: 0,
-    };
-    for _ in 0..connections {
-        driver.open()?;
-    }
-    let start = now();
-    if mode == Mode::Idle {
-        driver.run(|driver| driver.done < connections && start.elapsed() < Duration::from_secs(60))?;
-    } else {
-        let span = Duration::from_secs_f64(text(words, "seconds").and_then(|word| word.parse().ok()).unwrap_or(3.0));
-        driver.run(|_| start.elapsed() < span)?;
-    }
-    let (count, seconds) = (driver.latencies.count, start.elapsed().as_secs_f64());
-    println!(
-        "{{\"mode\": \"{name}\", \"connections\": {connections}, \"seconds\": {seconds:.3}, \"requests\": {count}, \
-         \"errors\": {}, \"per_second\": {:.1}, \"p50_us\": {:.1}, \"p99_us\": {:.1}}}",
-        driver.errors,
-        count as f64 / seconds,
-        driver.latencies.quantile_us(0.5),
-        driver.latencies.quantile_us(0.99)
-    );
-    if mode == Mode::Idle {
-        io::stdin().read_to_end(&mut Vec::new())?;
-    }
-    Ok(())
-}
-
-impl Driver {
-    fn run(&mut self, goes_on: impl Fn(&Self) -> bool) -> io::Result<()> {
-        let mut events = Events::with_capacity(EVENTS);
-        while goes_on(self) {
-            self.poll.poll(&mut events, Some(Duration::from_millis(50)))?;
-            for event in &events {
-                self.turn(event.token().0)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn open(&mut self) -> io::Result<()> {
-        let mut stream = TcpStream::connect(self.address)?;
-        let _ = stream.set_nodelay(true);
-        let place = self.clients.vacant_entry();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut stream, Token(place.key()), interest)?;
-        place.insert(Client { stream, since: now(), to_send: REQUEST_BYTES, to_come: self.bytes });
-        Ok(())
-    }
-
-    fn turn(&mut self, key: usize) -> io::Result<()> {
-        let Some(client) = self.clients.get_mut(key) else { return Ok(()) };
-        loop {
-            match client.step(&mut self.buffer) {
-                Ok(Step::Wait) => return Ok(()),
-                Ok(Step::Answered) => {
-                    let time = now();
-                    self.latencies.record(time - client.since);
-                    self.done += 1;
-                    match self.mode {
-                        Mode::Idle => return Ok(()),
-                        Mode::Stay => {
-                            (client.since, client.to_send, client.to_come) = (time, REQUEST_BYTES, self.bytes)
-                        }
-                        Mode::Connect => break,
-                    }
-                }
-                Err(_) => {
-                    self.errors += 1;
-                    break;
-                }
-            }
-        }
-        self.clients.remove(key);
-        self.open()
-    }
-}
-
-enum Step {
-    Wait,
-    Answered,
-}
-
-impl Client {
-    /// Goes on until it has to wait or has its whole answer.
-    fn step(&mut self, buffer: &mut [u8]) -> io::Result<Step> {
-        while self.to_send > 0 {
-            match self.stream.write(&[b'q'; REQUEST_BYTES][..self.to_send]) {
-                Ok(written) => self.to_send -= written,
-                Err(error) if must_wait(&error) => return Ok(Step::Wait),
-                Err(error) => return Err(error),
-            }
-        }
-        while self.to_come > 0 {
-            let room = buffer.len();
-            match self.stream.read(&mut buffer[..]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => {
-                    self.to_come = self.to_come.saturating_sub(read);
-                    if read < room && self.to_come > 0 {
-                        return Ok(Step::Wait);
-                    }
-                }
-                Err(error) if must_wait(&error) => return Ok(Step::Wait),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Step::Answered)
-    }
 }
