@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::line::Links;
+use super::line::{Linked, Links};
 use crate::reason::CloseReason;
 use crate::snapshot::Backend;
 use crate::stats::{BackendSlot, ListenerSlot};
@@ -70,4 +70,14 @@ pub(super) struct Entry<S> {
     /// When it will be ended by force, and why.
     pub doom: Option<(Tick, CloseReason)>,
     pub links: Links,
+}
+
+impl<S> Linked for Entry<S> {
+    fn links(&self) -> &Links {
+        &self.links
+    }
+
+    fn links_mut(&mut self) -> &mut Links {
+        &mut self.links
+    }
 }

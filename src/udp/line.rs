@@ -2,8 +2,6 @@
 
 use slab::Slab;
 
-use super::flow::Entry;
-
 /// Ends a line.
 const NONE: u32 = u32::MAX;
 
@@ -18,6 +16,12 @@ impl Default for Links {
     fn default() -> Self {
         Self { before: NONE, after: NONE }
     }
+}
+
+/// What can stand in a line: it keeps its own neighbours.
+pub(super) trait Linked {
+    fn links(&self) -> &Links;
+    fn links_mut(&mut self) -> &mut Links;
 }
 
 /// A line of flows.
@@ -40,35 +44,35 @@ impl Line {
     }
 
     /// Adds a flow that was active just now, and is in no line.
-    pub fn push<S>(&mut self, flows: &mut Slab<Entry<S>>, slot: usize) {
+    pub fn push<F: Linked>(&mut self, flows: &mut Slab<F>, slot: usize) {
         let at = u32::try_from(slot).expect("fewer than 2^32 flows fit into memory");
-        flows[slot].links = Links { before: self.last, after: NONE };
+        *flows[slot].links_mut() = Links { before: self.last, after: NONE };
         match self.last {
             NONE => self.first = at,
-            last => flows[last as usize].links.after = at,
+            last => flows[last as usize].links_mut().after = at,
         }
         self.last = at;
     }
 
     /// Takes a flow of this line out.
-    pub fn remove<S>(&mut self, flows: &mut Slab<Entry<S>>, slot: usize) {
-        let Links { before, after } = std::mem::take(&mut flows[slot].links);
+    pub fn remove<F: Linked>(&mut self, flows: &mut Slab<F>, slot: usize) {
+        let Links { before, after } = std::mem::take(flows[slot].links_mut());
         match before {
             NONE => self.first = after,
-            before => flows[before as usize].links.after = after,
+            before => flows[before as usize].links_mut().after = after,
         }
         match after {
             NONE => self.last = before,
-            after => flows[after as usize].links.before = before,
+            after => flows[after as usize].links_mut().before = before,
         }
     }
 
     /// All of them, the longest idle one first.
-    pub fn iter<'a, S>(&self, flows: &'a Slab<Entry<S>>) -> impl Iterator<Item = usize> + 'a {
+    pub fn iter<'a, F: Linked>(&self, flows: &'a Slab<F>) -> impl Iterator<Item = usize> + 'a {
         let mut next = self.first();
         std::iter::from_fn(move || {
             let slot = next?;
-            next = Some(flows[slot].links.after).filter(|after| *after != NONE).map(|after| after as usize);
+            next = Some(flows[slot].links().after).filter(|after| *after != NONE).map(|after| after as usize);
             Some(slot)
         })
     }
