@@ -12,6 +12,8 @@ mod file;
 mod payload;
 mod print;
 mod raw;
+#[cfg(test)]
+pub(crate) mod sample;
 mod syntax;
 mod units;
 mod validate;

@@ -149,8 +149,8 @@ pub fn workers(config: &Config) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{config, udp_listener};
     use super::*;
+    use crate::config::sample::{config, udp_listener};
 
     #[test]
     fn without_a_number_in_the_file_the_descriptors_decide() {

@@ -103,8 +103,8 @@ fn limits(per_client: &PerClient) -> Limits {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample;
     use super::*;
+    use crate::config::sample;
     use crate::stats::BackendSlot;
 
     fn place(text: &str) -> Endpoint {

@@ -126,8 +126,9 @@ mod tests {
 
     use super::super::identities::Identities;
     use super::super::resolve::Names;
-    use super::super::{sample, wall_clock};
+    use super::super::wall_clock;
     use super::*;
+    use crate::config::sample;
     use crate::health::CheckResult;
 
     #[test]

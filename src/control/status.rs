@@ -217,47 +217,25 @@ fn rfc3339(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use super::super::identities::Identities;
-    use super::super::resolve::Names;
-    use super::super::{now, sample};
+    use super::super::sample;
     use super::*;
     use crate::stats::ListenerSlot;
-    use crate::sys::datagram::Offload;
 
     #[test]
     fn flows_are_shown_as_connections_are_and_drops_by_reason() {
-        let mut config = sample::config();
-        config.listeners.push(Arc::new(sample::udp_listener("dns")));
-        let mut identities = Identities::new(2);
-        let at = SystemTime::UNIX_EPOCH;
-        let wanted = Wanted::build(Arc::new(config), None, &Names::default(), &mut identities, at);
-        let dns = &wanted.listeners[1].stats;
-        let _flow = ListenerSlot::take(dns, u32::MAX).expect("no limit");
-        dns.cell(0).accepted.add(6);
-        dns.cell(1).datagrams_in.add(40);
-        dns.cell(0).datagrams_out.add(30);
-        dns.cell(0).drop_datagrams(DropReason::Denied, 2);
-        dns.cell(1).drop_datagrams(DropReason::Denied, 1);
-        dns.cell(1).drop_datagrams(DropReason::TableFull, 1);
-        dns.cell(1).drop_datagrams(DropReason::Late, 7);
-        let now = now();
-        let scene = Scene {
-            wanted: &wanted,
-            listeners: &Listeners::new(2, Offload::NONE),
-            workers: &crate::stats::workers(2),
-            journal: &Journal::default(),
-            generation: 1,
-            max_connections: 1000,
-            fds_limit: 1024,
-            fds_open: 20,
-            started: now,
-            last_reload: (at, true),
-            draining: false,
-            now,
+        let mut flow = None;
+        let count = |wanted: &mut Wanted, _: &WorkersStats| {
+            let dns = &wanted.listeners[1].stats;
+            flow = ListenerSlot::take(dns, u32::MAX);
+            dns.cell(0).accepted.add(6);
+            dns.cell(1).datagrams_in.add(40);
+            dns.cell(0).datagrams_out.add(30);
+            dns.cell(0).drop_datagrams(DropReason::Denied, 2);
+            dns.cell(1).drop_datagrams(DropReason::Denied, 1);
+            dns.cell(1).drop_datagrams(DropReason::TableFull, 1);
+            dns.cell(1).drop_datagrams(DropReason::Late, 7);
         };
-        let status = scene.status();
+        let status = sample::show(count, |scene| scene.status());
         assert_eq!((status.process.connections, status.process.flows, status.process.max_flows), (0, 1, 100_000));
         let (web, dns) = (&status.listeners[0], &status.listeners[1]);
         assert_eq!((web.protocol.as_str(), &web.udp), ("tcp", &None));

@@ -4,8 +4,8 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
-use super::super::sample;
 use super::*;
+use crate::config::sample;
 
 fn config(binds: &[(&str, Bind)]) -> Config {
     mixed(&binds.iter().map(|(name, bind)| (sample::listener(name), bind.clone())).collect::<Vec<_>>())
@@ -155,14 +155,13 @@ fn changed_options_reach_the_open_socket() {
     let mut config = config(&[("web", ip("127.0.0.1:0"))]);
     let _workers = take(&mut listeners, &config);
     let alive = |listeners: &Listeners| SockRef::from(&listeners.open[0].sockets[0]).keepalive().expect("a socket");
-    assert!(!alive(&listeners));
-    Arc::make_mut(&mut config.listeners[0]).keepalive = Some(crate::config::Keepalive {
-        idle: std::time::Duration::from_secs(60),
-        interval: std::time::Duration::from_secs(10),
-        count: std::num::NonZero::new(6).expect("above 0"),
-    });
-    listeners.configure(&config).expect("accepted");
     assert!(alive(&listeners));
+    let keepalive = config.listeners[0].keepalive;
+    for (keepalive, is_alive) in [(None, false), (keepalive, true)] {
+        Arc::make_mut(&mut config.listeners[0]).keepalive = keepalive;
+        listeners.configure(&config).expect("accepted");
+        assert_eq!(alive(&listeners), is_alive);
+    }
 }
 
 /// The length of a datagram that comes to one of these soon.

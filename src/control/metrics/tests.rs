@@ -1,42 +1,17 @@
 //! Tests: a scrape of made-up counts.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use super::super::identities::Identities;
-use super::super::listeners::Listeners;
-use super::super::resolve::Names;
+use super::super::sample;
 use super::super::wanted::Wanted;
-use super::super::{now, sample};
 use super::help::HELP;
 use super::histograms::histogram;
 use super::*;
-use crate::access::Journal;
 use crate::stats::WorkersStats;
-use crate::sys::datagram::Offload;
 
 fn page(change: impl FnOnce(&mut Wanted, &WorkersStats)) -> String {
-    let mut identities = Identities::new(2);
-    let mut config = sample::config();
-    config.listeners.push(Arc::new(sample::udp_listener("dns")));
-    let mut wanted = Wanted::build(Arc::new(config), None, &Names::default(), &mut identities, SystemTime::UNIX_EPOCH);
-    let workers = crate::stats::workers(2);
-    change(&mut wanted, &workers);
-    let now = now();
-    render(&Scene {
-        wanted: &wanted,
-        listeners: &Listeners::new(2, Offload::NONE),
-        workers: &workers,
-        journal: &Journal::default(),
-        generation: 7,
-        max_connections: 1000,
-        fds_limit: 1024,
-        fds_open: 20,
-        started: now,
-        last_reload: (UNIX_EPOCH + Duration::from_millis(1500), true),
-        draining: false,
-        now,
-    })
+    sample::show(change, render)
 }
 
 fn known_stats(backend: &Backend) -> Arc<crate::stats::BackendStats> {

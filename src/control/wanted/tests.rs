@@ -1,8 +1,8 @@
 //! Tests: the three layers, and what becomes of them.
 
-use super::super::sample::{self, backend, config};
 use super::super::{now, publish, wall_clock};
 use super::*;
+use crate::config::sample::{self, config};
 
 fn build(config: &Config, before: Option<&Wanted>, names: &Names, identities: &mut Identities) -> Wanted {
     Wanted::build(Arc::new(config.clone()), before, names, identities, wall_clock())
@@ -56,7 +56,7 @@ fn each_state_comes_of_its_layer_and_only_up_takes_clients() {
 
 #[test]
 fn before_the_first_check_a_backend_is_what_the_file_says() {
-    let mut pool = sample::pool("app");
+    let mut pool = sample::pool();
     pool.health.initial_up = false;
     let mut wanted = build(&only(pool.clone()), None, &Names::default(), &mut Identities::new(1));
     assert_eq!(names_of(&wanted, now()), [""; 0]);
@@ -96,7 +96,8 @@ fn a_backend_at_another_place_is_not_what_was_observed_at_the_first() {
     let mut file = config();
     let mut first = build(&file, None, &names, &mut identities);
     first.pools[0].backends[0].observed.up = Some(false);
-    Arc::make_mut(&mut file.pools[0]).backends[0] = Arc::new(backend("a", "10.0.0.9:80"));
+    let pool = Arc::make_mut(&mut file.pools[0]);
+    Arc::make_mut(&mut pool.backends[0]).address = Address::Ip("10.0.0.9:80".parse().expect("an address"));
     let second = build(&file, Some(&first), &names, &mut identities);
     assert_eq!(second.pools[0].backends[0].observed.up, None);
     assert_ne!(second.pools[0].backends[0].id(), first.pools[0].backends[0].id());
@@ -106,10 +107,10 @@ fn a_backend_at_another_place_is_not_what_was_observed_at_the_first() {
 #[test]
 fn a_host_name_is_a_backend_an_address_once_it_is_resolved_and_keeps_what_an_operator_said() {
     let (mut identities, mut names) = (Identities::new(1), Names::default());
-    let mut pool = sample::pool("app");
-    let host =
-        config::Backend { address: Address::Host { name: "db".into(), port: 5432 }, ..backend("db", "1.1.1.1:1") };
-    pool.backends = vec![Arc::new(host)];
+    let mut pool = sample::pool();
+    pool.backends.truncate(1);
+    let host = Arc::make_mut(&mut pool.backends[0]);
+    (host.name, host.address) = ("db".into(), Address::Host { name: "db".into(), port: 5432 });
     let file = only(pool);
     assert_eq!(names.missing(&file), [("db".to_owned(), 5432)]);
     names.learn(vec![(("db".into(), 5432), Err("no such name".into()))]);
@@ -130,7 +131,7 @@ fn a_host_name_is_a_backend_an_address_once_it_is_resolved_and_keeps_what_an_ope
 
 #[test]
 fn a_change_is_told_once_and_only_coming_back_is_a_slow_start() {
-    let mut pool = sample::pool("app");
+    let mut pool = sample::pool();
     pool.slow_start = Duration::from_secs(10);
     pool.health.initial_up = false;
     let mut wanted = build(&only(pool), None, &Names::default(), &mut Identities::new(1));
@@ -156,7 +157,7 @@ fn a_change_is_told_once_and_only_coming_back_is_a_slow_start() {
 
 #[test]
 fn connections_end_only_when_the_checks_say_down_and_the_file_says_close() {
-    let mut pool = sample::pool("app");
+    let mut pool = sample::pool();
     pool.on_down = Some(OnDown::CloseAfter(Duration::from_secs(3)));
     let mut wanted = build(&only(pool), None, &Names::default(), &mut Identities::new(1));
     let at = now();
