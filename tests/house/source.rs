@@ -1,7 +1,6 @@
 //! Rust sources as the house rules look at them: comments and texts blanked out, so that a rule never stumbles over a
 //! word that is only talked about, and once more without what is compiled for tests alone.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -59,8 +58,8 @@ pub fn files(folders: &[&str], suffix: &str) -> Vec<String> {
 pub fn sources(folders: &[&str]) -> Vec<Source> {
     let mut sources: Vec<Source> =
         files(folders, ".rs").into_iter().map(|path| Source::new(&path, read(&path))).collect();
-    let tests: BTreeSet<String> = sources.iter().flat_map(test_modules).collect();
-    for source in sources.iter_mut().filter(|source| tests.contains(&source.path)) {
+    let tests: Vec<String> = sources.iter().flat_map(test_modules).collect();
+    for source in sources.iter_mut().filter(|source| tests.iter().any(|module| holds(module, &source.path))) {
         source.product.clear();
     }
     sources
@@ -281,7 +280,12 @@ fn without_tests(code: &str) -> String {
     out
 }
 
-/// The files of modules that a file declares for tests alone.
+/// Whether a file is this module, or a part of it.
+fn holds(module: &str, path: &str) -> bool {
+    path.strip_prefix(module).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+}
+
+/// The modules that a file declares for tests alone, as paths without an ending.
 fn test_modules(source: &Source) -> Vec<String> {
     let folder = match source.path.strip_suffix("/mod.rs") {
         Some(folder) => folder,
@@ -291,7 +295,7 @@ fn test_modules(source: &Source) -> Vec<String> {
     let declared = places.filter_map(|at| {
         let item = &source.code[at..item_end(&source.code, at)?];
         let name = item.trim().strip_suffix(';')?.rsplit_once("mod ")?.1;
-        Some(format!("{folder}/{}.rs", name.trim()))
+        Some(format!("{folder}/{}", name.trim()))
     });
     declared.collect()
 }
@@ -334,9 +338,12 @@ fn functions_are_measured_with_their_bodies_and_declarations_are_not() {
 #[test]
 fn a_module_declared_for_tests_is_no_product() {
     let of = |path, text| test_modules(&Source::new(path, text));
-    assert_eq!(of("src/a/mod.rs", "#[cfg(test)]\npub(super) mod tests;\nmod b;"), ["src/a/tests.rs"]);
-    assert_eq!(of("src/a/b.rs", "#[cfg(test)]\nmod sample;"), ["src/a/b/sample.rs"]);
+    assert_eq!(of("src/a/mod.rs", "#[cfg(test)]\npub(super) mod tests;\nmod b;"), ["src/a/tests"]);
+    assert_eq!(of("src/a/b.rs", "#[cfg(test)]\nmod sample;"), ["src/a/b/sample"]);
     assert!(of("src/a.rs", "#[cfg(test)]\nmod tests { mod inner; }").is_empty());
+    for (path, is_test) in [("tests.rs", true), ("tests/mod.rs", true), ("tests/b.rs", true), ("tests_of.rs", false)] {
+        assert_eq!(holds("src/a/tests", &format!("src/a/{path}")), is_test, "{path}");
+    }
 }
 
 #[test]
