@@ -4,50 +4,45 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where its surroundings fail")]
 
+mod harness;
 #[path = "harness/servers.rs"]
 mod servers;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::num::NonZeroU32;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use evener::config::{Balance, Check, Connect, Endpoint, Health, Percent, Pool, Queue, SendProxy};
+use evener::config::{self, Endpoint};
 use evener::health::{Checkers, Target, check};
 use evener::id::BackendId;
 use servers::{MariaDb, Postgres, Redis, wait_until};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-fn target(kind: Check, host: IpAddr, port: u16) -> Target {
-    let pool = Pool {
-        name: "db".into(),
-        balance: Balance::RoundRobin,
-        backends: Vec::new(),
-        connect: Connect { timeout: Duration::from_secs(3), attempts: NonZeroU32::MIN, user_timeout: None },
-        queue: Queue { max: 0, timeout: Duration::from_secs(5) },
-        health: Health {
-            kind,
-            port: None,
-            interval: Duration::from_millis(20),
-            fast_interval: Duration::from_millis(20),
-            timeout: Duration::from_secs(10),
-            rise: NonZeroU32::MIN,
-            fall: NonZeroU32::MIN,
-            jitter: Percent(0),
-            initial_up: true,
-        },
-        passive: None,
-        panic_below: Percent(0),
-        on_down: None,
-        slow_start: Duration::ZERO,
-        send_proxy: SendProxy::Off,
-        source: None,
-    };
-    let endpoint = Endpoint::Ip(SocketAddr::new(host, port));
-    Target { backend: BackendId(1), name: "db1".into(), endpoint, pool: Arc::new(pool) }
+/// A check as the file writes it, `kind = …`.
+fn target(kind: &str, host: IpAddr, port: u16) -> Target {
+    let address = SocketAddr::new(host, port);
+    let times = "interval = \"20ms\", timeout = \"10s\", jitter = \"0%\", rise = 1, fall = 1";
+    let file = harness::config("", &format!("health = {{ {kind}, {times} }}"), &[harness::entry("db1", address, "")]);
+    let config = config::parse("db", file.as_bytes()).unwrap_or_else(|report| panic!("{report}")).config;
+    Target { backend: BackendId(1), name: "db1".into(), endpoint: Endpoint::Ip(address), pool: config.pools[0].clone() }
+}
+
+fn tcp(host: IpAddr, port: u16) -> Target {
+    target("kind = \"tcp\"", host, port)
+}
+
+fn postgres(user: &str, database: &str, port: u16) -> Target {
+    target(&format!("kind = \"postgres\", user = \"{user}\", database = \"{database}\""), LOCALHOST, port)
+}
+
+fn redis(port: u16) -> Target {
+    target("kind = \"redis\"", LOCALHOST, port)
+}
+
+fn mysql(user: &str, host: IpAddr, port: u16) -> Target {
+    target(&format!("kind = \"mysql\", user = \"{user}\""), host, port)
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -72,10 +67,7 @@ fn ask(target: &Target, times: usize) -> Result<(), String> {
 fn with<S>(name: &str, started: Option<S>, test: impl FnOnce(S)) {
     match started {
         Some(server) => test(server),
-        None if std::env::var_os("EVENER_REQUIRE_SERVERS").is_some_and(|value| value == "1") => {
-            panic!("{name} is not installed, and EVENER_REQUIRE_SERVERS=1 asks for it")
-        }
-        None => eprintln!("skipped: {name} is not installed"),
+        None => harness::skip(&format!("the check of {name}"), name),
     }
 }
 
@@ -87,10 +79,6 @@ fn length(log: &Path) -> usize {
 fn complaints(log: &Path, since: usize, words: &[&str]) -> Vec<String> {
     let text = String::from_utf8_lossy(&fs::read(log).unwrap()[since..]).into_owned();
     text.lines().filter(|line| words.iter().any(|word| line.contains(word))).map(String::from).collect()
-}
-
-fn postgres(user: &str, database: &str, port: u16) -> Target {
-    target(Check::Postgres { user: user.into(), database: database.into() }, LOCALHOST, port)
 }
 
 const TROUBLE: [&str; 4] = ["ERROR", "FATAL", "PANIC", "LOG:  "];
@@ -107,7 +95,7 @@ fn postgres_logs_nothing_for_checks_with_and_without_passwords() {
         for user in ["open", "old", "new", "postgres", "nobody_at_all"] {
             assert_eq!(ask(&postgres(user, "postgres", server.port), 20), Ok(()), "{user}");
         }
-        assert_eq!(ask(&target(Check::Tcp, LOCALHOST, server.port), 20), Ok(()));
+        assert_eq!(ask(&tcp(LOCALHOST, server.port), 20), Ok(()));
         let idle = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'evener-health'";
         wait_until("no check is left behind", || server.sql(idle).is_ok_and(|count| count == "0"));
         assert_eq!(complaints(&server.log, since, &TROUBLE), Vec::<String>::new());
@@ -149,7 +137,7 @@ fn postgres_that_refuses_us_is_up_and_one_that_is_full_or_in_recovery_is_down() 
 fn redis_is_asked_and_left_with_and_without_a_password() {
     for settings in ["", "requirepass secret\n"] {
         with("Redis", Redis::start(settings), |server| {
-            assert_eq!(ask(&target(Check::Redis, LOCALHOST, server.port), 20), Ok(()));
+            assert_eq!(ask(&redis(server.port), 20), Ok(()));
             assert_eq!(complaints(&server.log, 0, &["error", "Error", "# Protocol"]), Vec::<String>::new());
         });
     }
@@ -158,7 +146,7 @@ fn redis_is_asked_and_left_with_and_without_a_password() {
 #[test]
 fn redis_that_takes_no_more_clients_is_down() {
     with("Redis", Redis::start("maxclients 1\n"), |server| {
-        let redis = target(Check::Redis, LOCALHOST, server.port);
+        let redis = redis(server.port);
         wait_until("it is up", || ask(&redis, 1).is_ok());
         let _client = std::net::TcpStream::connect((LOCALHOST, server.port)).unwrap();
         assert!(ask(&redis, 1).is_err());
@@ -169,7 +157,7 @@ fn redis_that_takes_no_more_clients_is_down() {
 fn a_replica_of_redis_without_its_master_is_down() {
     let settings = "replicaof 127.0.0.1 1\nreplica-serve-stale-data no\n";
     with("Redis", Redis::start(settings), |server| {
-        let why = ask(&target(Check::Redis, LOCALHOST, server.port), 1).unwrap_err();
+        let why = ask(&redis(server.port), 1).unwrap_err();
         assert!(why.contains("-MASTERDOWN"), "{why}");
     });
 }
@@ -197,11 +185,10 @@ fn mariadb_neither_blocks_us_nor_counts_checks_of_an_account_without_password() 
     with("MariaDB", MariaDb::start(), |server| {
         server.sql("CREATE USER evener@'%'; CREATE USER app@'%' IDENTIFIED BY 'x'; CREATE USER plain@'%'").unwrap();
         let host = outer_address().unwrap_or(LOCALHOST);
-        let mysql = |user: &str| target(Check::Mysql { user: user.into() }, host, server.port);
         let since = length(&server.log);
 
-        assert_eq!(ask(&mysql("evener"), 300), Ok(()));
-        assert_eq!(ask(&target(Check::Tcp, host, server.port), 300), Ok(()));
+        assert_eq!(ask(&mysql("evener", host, server.port), 300), Ok(()));
+        assert_eq!(ask(&tcp(host, server.port), 300), Ok(()));
         for counter in ["Aborted_connects", "Aborted_clients", "Access_denied_errors"] {
             assert_eq!(mariadb_status(&server, counter), 0, "{counter}");
         }
@@ -209,7 +196,7 @@ fn mariadb_neither_blocks_us_nor_counts_checks_of_an_account_without_password() 
         assert_eq!(complaints(&server.log, since, &words), Vec::<String>::new());
 
         for user in ["no_such_account", "app"] {
-            assert_eq!(ask(&mysql(user), 150), Ok(()), "{user}: refusing us is being alive");
+            assert_eq!(ask(&mysql(user, host, server.port), 150), Ok(()), "{user}: refusing us is being alive");
         }
         assert_eq!(mariadb_status(&server, "Aborted_connects"), 300, "as the documentation says");
         assert_eq!(connect_errors(&server), 0, "nothing counts towards max_connect_errors");
@@ -222,7 +209,7 @@ fn mariadb_that_has_blocked_us_or_is_full_is_down() {
     with("MariaDB", MariaDb::start(), |server| {
         server.sql("CREATE USER evener@'%'; CREATE USER plain@'%'; SET GLOBAL max_connections = 10").unwrap();
         let full: Vec<_> = (0..11).map(|_| std::net::TcpStream::connect((LOCALHOST, server.port)).unwrap()).collect();
-        let mysql = |host| target(Check::Mysql { user: "evener".into() }, host, server.port);
+        let mysql = |host| mysql("evener", host, server.port);
         wait_until("it is full", || ask(&mysql(LOCALHOST), 1).is_err_and(|why| why == "Too many connections (1040)"));
         drop(full);
         wait_until("it is up again", || ask(&mysql(LOCALHOST), 1).is_ok());

@@ -9,11 +9,10 @@ use std::collections::BTreeSet;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use harness::{Evener, SOON, config, require, wait_until};
-use servers::Postgres;
+use harness::{Evener, SOON, config, entry, local, require, skip, wait_until};
+use servers::{Postgres, checks};
 
 const TRUST: &str = "local all all trust\nhost all all 127.0.0.1/32 trust\n";
-const CHECKS: &str = "health = { kind = \"postgres\", interval = \"300ms\", fast_interval = \"100ms\", timeout = \"300ms\", rise = 1, fall = 2 }\npassive = false\n";
 
 /// Two servers with pgbench's tables, and evener in front of them; `None` when PostgreSQL is not installed.
 fn start(test: &str) -> Option<([Postgres; 2], Evener)> {
@@ -22,21 +21,28 @@ fn start(test: &str) -> Option<([Postgres; 2], Evener)> {
     }
     let two = [Postgres::start(TRUST, "max_connections = 60"), Postgres::start(TRUST, "max_connections = 60")];
     let [Some(one), Some(other)] = two else {
-        assert!(!std::env::var("EVENER_REQUIRE_SERVERS").is_ok_and(|value| value == "1"), "{test} needs PostgreSQL");
-        println!("SKIPPED {test}: PostgreSQL missing");
+        skip(test, "PostgreSQL");
         return None;
     };
     for server in [&one, &other] {
         let filled = tool("pgbench", server.port, &["-i", "-q", "-s", "1"]).output().unwrap();
         assert!(filled.status.success(), "{filled:?}");
     }
-    let entry = |name: &str, port: u16| format!("{{ address = \"127.0.0.1:{port}\", name = \"{name}\" }}");
-    let file = config("", CHECKS, &[entry("one", one.port), entry("other", other.port)]);
-    let evener = Evener::start(&file);
+    let two = [one, other];
+    let evener = Evener::start(&file(&two, ""));
     for name in ["one", "other"] {
         evener.wait_for_state("web", name, "up");
     }
-    Some(([one, other], evener))
+    Some((two, evener))
+}
+
+/// Servers "one", with these further keys, and "other".
+fn file([one, other]: &[Postgres; 2], keys: &str) -> String {
+    config(
+        "",
+        &checks("kind = \"postgres\""),
+        &[entry("one", local(one.port), keys), entry("other", local(other.port), "")],
+    )
 }
 
 fn tool(name: &str, port: u16, arguments: &[&str]) -> Command {
@@ -79,10 +85,8 @@ fn sessions_and_transactions_are_shared_by_both_servers() {
     assert_eq!(both, BTreeSet::from(servers.each_ref().map(|server| server.port)));
     assert_flawless(&pgbench(port, &["-T", "2"]).output().unwrap());
     assert_flawless(&pgbench(port, &["-C", "-T", "2"]).output().unwrap());
-    let many =
-        tool("psql", port, &["-XAtqc", "select sum(length(repeat(i::text, 1000))) from generate_series(1, 20000) i"]);
-    let mut many = many;
-    assert!(many.output().unwrap().status.success());
+    let many = "select sum(length(repeat(i::text, 1000))) from generate_series(1, 20000) i";
+    assert!(tool("psql", port, &["-XAtqc", many]).output().unwrap().status.success());
 }
 
 #[test]
@@ -135,14 +139,7 @@ fn a_session_stays_where_it_is_while_the_other_server_restarts() {
     let running = pgbench(port, &["-T", "4"]).spawn().unwrap();
     wait_until(SOON, "its sessions are there", || evener.active("web", "other") == 4);
     servers[0].stop();
-    evener.reload(&config(
-        "",
-        CHECKS,
-        &[
-            format!("{{ address = \"127.0.0.1:{}\", name = \"one\", weight = 3 }}", servers[0].port),
-            format!("{{ address = \"127.0.0.1:{}\", name = \"other\" }}", servers[1].port),
-        ],
-    ));
+    evener.reload(&file(&servers, "weight = 3"));
     servers[0].resume();
     harness::holds_for(Duration::from_millis(500), "the sessions are there", || evener.active("web", "other") == 4);
     assert_flawless(&running.wait_with_output().unwrap());

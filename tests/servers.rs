@@ -10,8 +10,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use harness::{Evener, Pattern, SOON, config, digest_of, free_port, http_get, require, wait_until};
-use servers::{MariaDb, Redis};
+use harness::{Evener, Pattern, SOON, config, digest_of, entry, find, free_port, http_get, local, require, wait_until};
+use servers::{MariaDb, Redis, checks};
 
 fn run(words: &[&str]) -> Output {
     let mut command = Command::new("timeout");
@@ -23,14 +23,10 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-fn entry(name: &str, port: u16) -> String {
-    format!("{{ address = \"127.0.0.1:{port}\", name = \"{name}\" }}")
-}
-
-fn checks(kind: &str) -> String {
-    format!(
-        "health = {{ {kind}, interval = \"300ms\", fast_interval = \"100ms\", timeout = \"300ms\", rise = 1, fall = 2 }}\npassive = false\n"
-    )
+/// evener before servers at these ports of this host.
+fn start(check: &str, servers: &[(&str, u16)]) -> Evener {
+    let entries: Vec<String> = servers.iter().map(|&(name, port)| entry(name, local(port), "")).collect();
+    Evener::start(&config("", &checks(check), &entries))
 }
 
 /// nginx on a port of its own, serving a folder; ended when dropped.
@@ -62,8 +58,7 @@ impl Nginx {
     }
 
     fn spawn(folder: &Path) -> Child {
-        let program = if Path::new("/usr/sbin/nginx").exists() { "/usr/sbin/nginx" } else { "nginx" };
-        let mut command = Command::new(program);
+        let mut command = Command::new(find("nginx", &[]).unwrap());
         command.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
@@ -97,12 +92,8 @@ fn nginx_serves_large_files_and_falls_and_rises() {
         return;
     }
     let (mut one, other) = (Nginx::start("one"), Nginx::start("other"));
-    let file = config(
-        "",
-        &checks("kind = \"http\", path = \"/name\", status = \"200\""),
-        &[entry("one", one.port), entry("other", other.port)],
-    );
-    let evener = Evener::start(&file);
+    let check = "kind = \"http\", path = \"/name\", status = \"200\"";
+    let evener = start(check, &[("one", one.port), ("other", other.port)]);
     let url = format!("http://127.0.0.1:{}", evener.port("web"));
     let names: BTreeSet<String> = (0..6).map(|_| text(&run(&["curl", "-sSf", &format!("{url}/name")]))).collect();
     assert_eq!(names.len(), 2, "{names:?}");
@@ -128,46 +119,17 @@ fn redis_answers_its_own_client_and_its_own_benchmark() {
         return;
     }
     let redis = Redis::start("").unwrap();
-    let evener = Evener::start(&config("", &checks("kind = \"redis\""), &[entry("redis", redis.port)]));
+    let evener = start("kind = \"redis\"", &[("redis", redis.port)]);
     evener.wait_for_state("web", "redis", "up");
     let port = evener.port("web").to_string();
-    let client = |words: &[&str]| text(&run(&[&["redis-cli", "-h", "127.0.0.1", "-p", &port], words].concat()));
-    assert_eq!(client(&["SET", "horse", "evener"]), "OK");
-    assert_eq!(client(&["GET", "horse"]), "evener");
-    let benchmark = [
-        "redis-benchmark",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &port,
-        "-q",
-        "-n",
-        "20000",
-        "-c",
-        "30",
-        "-P",
-        "4",
-        "-t",
-        "set,get",
-    ];
-    assert!(!text(&run(&benchmark)).to_lowercase().contains("error"));
-    let large = [
-        "redis-benchmark",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        &port,
-        "-q",
-        "-n",
-        "200",
-        "-c",
-        "4",
-        "-d",
-        "1000000",
-        "-t",
-        "set,get",
-    ];
-    assert!(!text(&run(&large)).to_lowercase().contains("error"));
+    let tool = |name: &str, words: &[&str]| text(&run(&[&[name, "-h", "127.0.0.1", "-p", &port], words].concat()));
+    assert_eq!(tool("redis-cli", &["SET", "horse", "evener"]), "OK");
+    assert_eq!(tool("redis-cli", &["GET", "horse"]), "evener");
+    // Many small ones, pipelined; then a few of a megabyte.
+    for load in [["-n", "20000", "-c", "30", "-P", "4"], ["-n", "200", "-c", "4", "-d", "1000000"]] {
+        let said = tool("redis-benchmark", &[&["-q", "-t", "set,get"][..], &load].concat());
+        assert!(!said.to_lowercase().contains("error"), "{said}");
+    }
 }
 
 #[test]
@@ -177,8 +139,7 @@ fn mariadb_speaks_first_and_is_heard() {
     }
     let mariadb = MariaDb::start().unwrap();
     mariadb.sql("CREATE USER 'rider'@'%'; CREATE USER 'check'@'%'").unwrap();
-    let kind = "kind = \"mysql\", user = \"check\"";
-    let evener = Evener::start(&config("", &checks(kind), &[entry("mariadb", mariadb.port)]));
+    let evener = start("kind = \"mysql\", user = \"check\"", &[("mariadb", mariadb.port)]);
     evener.wait_for_state("web", "mariadb", "up");
     let port = format!("-P{}", evener.port("web"));
     for number in 0..5 {

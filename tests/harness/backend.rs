@@ -197,8 +197,7 @@ impl Backend {
 
     /// An entry of `backends` by its name, with these further keys of TOML (`"weight = 3"`).
     pub fn entry(&self, keys: &str) -> String {
-        let comma = if keys.is_empty() { "" } else { ", " };
-        format!("{{ address = \"{}\", name = \"{}\"{comma}{keys} }}", self.address, self.name)
+        super::entry(&self.name, self.address, keys)
     }
 
     pub fn name(&self) -> &str {
@@ -364,18 +363,8 @@ impl Pattern {
 
     /// The digest of its first bytes, as [`super::digest_of`] gives it.
     pub fn digest(bytes: u64) -> (u64, String) {
-        struct Hash(Sha256);
-        impl Write for Hash {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.update(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let mut hash = Hash(Sha256::new());
+        let mut hash = Sha256::new();
         Self::default().send(&mut hash, bytes).unwrap();
-        (bytes, format!("{:x}", hash.0.finalize()))
+        (bytes, format!("{:x}", hash.finalize()))
     }
 }

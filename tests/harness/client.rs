@@ -1,13 +1,13 @@
 //! Clients: connect, ask who answers, exchange streams and compare them, and see how a connection ended.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use socket2::{Domain, Socket, Type};
 
-use super::{Pattern, SOON, wait_until};
+use super::{Pattern, SOON, local};
 
 /// How a connection came to its end, seen by one of its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,13 +47,13 @@ pub fn is_refused(connected: io::Result<TcpStream>) -> bool {
 
 /// Connects, or says why not.
 pub fn try_connect(port: u16) -> io::Result<TcpStream> {
-    TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), SOON)
+    TcpStream::connect_timeout(&local(port), SOON)
 }
 
 /// The same from another address of this host.
 pub fn try_connect_from(source: Ipv4Addr, port: u16) -> io::Result<TcpStream> {
     let socket = bound_from(SocketAddrV4::new(source, 0));
-    socket.connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)).into(), SOON)?;
+    socket.connect_timeout(&local(port).into(), SOON)?;
     Ok(socket.into())
 }
 
@@ -82,7 +82,7 @@ pub fn who_from(source: Ipv4Addr, port: u16) -> io::Result<String> {
     read_name(&mut try_connect_from(source, port)?)
 }
 
-/// Reads a line without reading beyond it.
+/// Reads the name that a backend tells, and nothing beyond it.
 pub fn read_name(stream: &mut TcpStream) -> io::Result<String> {
     stream.set_read_timeout(Some(SOON))?;
     let mut name = Vec::new();
@@ -135,16 +135,8 @@ pub fn ending(stream: &mut TcpStream) -> (Ending, u64) {
 /// Reads to the end of the stream: length and SHA-256 of what came.
 pub fn digest_of(stream: &mut impl Read) -> io::Result<(u64, String)> {
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; 64 * 1024];
-    let mut bytes = 0;
-    loop {
-        let read = stream.read(&mut buffer)?;
-        if read == 0 {
-            return Ok((bytes, format!("{:x}", hash.finalize())));
-        }
-        hash.update(&buffer[..read]);
-        bytes += read as u64;
-    }
+    let bytes = io::copy(&mut BufReader::with_capacity(64 * 1024, stream), &mut hash)?;
+    Ok((bytes, format!("{:x}", hash.finalize())))
 }
 
 /// Sends the first `bytes` of the pattern and FIN while it reads to the end: length and SHA-256 of what came back.
@@ -187,10 +179,4 @@ pub fn parse_answer(answer: &str) -> Option<(u16, String)> {
         rest = after.get(size..)?.trim_start_matches("\r\n");
     }
     Some((code, whole))
-}
-
-/// Waits until this port takes connections.
-#[track_caller]
-pub fn wait_for_port(port: u16) {
-    wait_until(SOON, "the port takes connections", || TcpStream::connect(("127.0.0.1", port)).is_ok());
 }

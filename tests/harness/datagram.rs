@@ -95,8 +95,7 @@ impl UdpServer {
 
     /// As an element of a pool's `backends`, with more keys.
     pub fn entry(&self, keys: &str) -> String {
-        let comma = if keys.is_empty() { "" } else { ", " };
-        format!("{{ address = \"{}\", name = \"{}\"{comma}{keys} }}", self.address, self.name)
+        super::entry(&self.name, self.address, keys)
     }
 
     /// Everything that has come so far, with its sender.

@@ -23,11 +23,11 @@ use serde_json::Value;
 pub use backend::{Backend, Pattern};
 pub use client::{
     Ending, bound_from, connect, connect_from, digest_of, echo_digest, ending, exchange, http_get, is_refused,
-    patiently, reset, shut_write, try_connect, try_connect_from, who, who_from,
+    patiently, read_name, reset, shut_write, try_connect, try_connect_from, who, who_from,
 };
 pub use process::{
-    allow_many_files, asleep, cpu_time, has_program, inodes_listening_on, is_root, memory_of, require, rerun_inside,
-    send_signal,
+    allow_many_files, asleep, cpu_time, find, inodes_listening_on, is_root, memory_of, require, require_root,
+    rerun_inside, send_signal, skip,
 };
 
 /// How long anything that should happen soon may take on a busy machine.
@@ -68,6 +68,19 @@ pub fn holds_for(span: Duration, what: &str, mut condition: impl FnMut() -> bool
     }
 }
 
+/// Looks until `value` has stayed the same for `span`.
+#[track_caller]
+pub fn wait_until_steady<T: PartialEq>(limit: Duration, span: Duration, what: &str, mut value: impl FnMut() -> T) {
+    let (mut last, mut since) = (value(), now());
+    wait_until(limit, what, || {
+        let value = value();
+        if value != last {
+            (last, since) = (value, now());
+        }
+        since.elapsed() > span
+    });
+}
+
 /// Tells the threads of a load to stop, also when the test fails.
 #[derive(Default)]
 pub struct Flag(AtomicBool);
@@ -91,6 +104,17 @@ impl Drop for Raise<'_> {
     }
 }
 
+/// Keys of a pool whose backends are not checked.
+pub const NO_CHECKS: &str = "health = { kind = \"none\" }\n";
+/// The same for one whose backends are not ejected either.
+pub const ALWAYS_UP: &str = "health = { kind = \"none\" }\npassive = false\n";
+
+/// An entry of `backends`, with these further keys of TOML (`"weight = 3"`).
+pub fn entry(name: &str, address: SocketAddr, keys: &str) -> String {
+    let comma = if keys.is_empty() { "" } else { ", " };
+    format!("{{ address = \"{address}\", name = \"{name}\"{comma}{keys} }}")
+}
+
 /// One listener `web` on a port of the kernel's choice and one pool `web` with these backends; the keys are lines of TOML.
 pub fn config(listener_keys: &str, pool_keys: &str, backends: &[String]) -> String {
     format!(
@@ -102,6 +126,11 @@ pub fn config(listener_keys: &str, pool_keys: &str, backends: &[String]) -> Stri
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A port of this host.
+pub fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 /// The program under test.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -60,21 +61,36 @@ pub fn is_root() -> bool {
     fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("Uid:\t0\t0"))
 }
 
-pub fn has_program(name: &str) -> bool {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    path.split(':').any(|folder| std::path::Path::new(folder).join(name).is_file())
+/// A program in these folders or where programs are.
+pub fn find(program: &str, folders: &[PathBuf]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
+    let mut all = folders.iter().cloned().chain(std::env::split_paths(&path)).chain(usual);
+    all.find_map(|folder| Some(folder.join(program)).filter(|file| file.is_file()))
 }
 
 /// Whether these programs are there. If not, says that the test is skipped, or fails where all of them are required.
 pub fn require(test: &str, programs: &[&str]) -> bool {
-    let missing: Vec<&str> = programs.iter().copied().filter(|name| !has_program(name)).collect();
-    if missing.is_empty() {
-        return true;
+    let missing: Vec<&str> = programs.iter().copied().filter(|name| find(name, &[]).is_none()).collect();
+    if !missing.is_empty() {
+        skip(test, &format!("{missing:?}"));
     }
+    missing.is_empty()
+}
+
+/// The same, and whether we are root: for tests that make network namespaces.
+pub fn require_root(test: &str, programs: &[&str]) -> bool {
+    if !is_root() {
+        println!("SKIPPED {test}: needs root for network namespaces");
+    }
+    is_root() && require(test, programs)
+}
+
+/// Says that a test is skipped for what is missing, or fails where that is required.
+pub fn skip(test: &str, missing: &str) {
     let required = std::env::var("EVENER_REQUIRE_SERVERS").is_ok_and(|value| value == "1");
-    assert!(!required, "{test} needs {missing:?}, and EVENER_REQUIRE_SERVERS=1");
-    println!("SKIPPED {test}: {missing:?} missing");
-    false
+    assert!(!required, "{test} needs {missing}, and EVENER_REQUIRE_SERVERS=1");
+    println!("SKIPPED {test}: {missing} missing");
 }
 
 /// Runs an ignored test of this very program again under `command` (a namespace) and passes its failure on.

@@ -8,46 +8,29 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
+
+use crate::harness::{self, breathe, find, free_port, now, send_signal};
 
 /// For a program to start and answer.
 const START_TIME: Duration = Duration::from_secs(60);
 
-/// Waits until `condition` holds; panics with `what` when it does not in time.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = now() + START_TIME;
-    while !condition() {
-        assert!(now() < deadline, "not in time: {what}");
-        pause();
-    }
+/// Waits until `condition` holds, as long as programs may take to start.
+#[track_caller]
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    harness::wait_until(START_TIME, what, condition);
 }
 
-#[allow(clippy::disallowed_methods)]
-fn now() -> Instant {
-    Instant::now()
-}
-
-#[allow(clippy::disallowed_methods)]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(20));
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-fn find(program: &str, folders: &[PathBuf]) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
-    let mut all = folders.iter().cloned().chain(std::env::split_paths(&path)).chain(usual);
-    all.find_map(|folder| Some(folder.join(program)).filter(|file| file.is_file()))
+/// Keys of a pool with this check (`kind = …`), quick enough for tests and slow enough for such servers; no ejection.
+pub fn checks(kind: &str) -> String {
+    let times = "interval = \"300ms\", fast_interval = \"100ms\", timeout = \"300ms\"";
+    format!("health = {{ {kind}, {times}, rise = 1, fall = 2 }}\npassive = false\n")
 }
 
 /// A folder that others may enter, for programs that run as another user.
@@ -81,16 +64,15 @@ fn end(child: &mut Child, signal: &str) {
     if !matches!(child.try_wait(), Ok(None)) {
         return; // its number may be another's by now
     }
-    let pid = child.id().to_string();
-    let _ = Command::new("kill").args([signal, &pid]).status();
-    let deadline = now() + Duration::from_secs(20);
+    send_signal(child.id(), signal);
+    let start = now();
     while matches!(child.try_wait(), Ok(None)) {
-        if now() > deadline {
+        if start.elapsed() > Duration::from_secs(20) {
             let _ = child.kill();
             let _ = child.wait();
             return;
         }
-        pause();
+        breathe();
     }
 }
 
@@ -151,7 +133,7 @@ impl Postgres {
     /// Ends it with SIGINT: fast shutdown.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            end(&mut child, "-INT");
+            end(&mut child, "INT");
         }
     }
 
@@ -238,7 +220,7 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        end(&mut self.child, "-TERM");
+        end(&mut self.child, "TERM");
     }
 }
 
@@ -298,7 +280,7 @@ fn some(argument: &str) -> Option<&str> {
 
 impl Drop for MariaDb {
     fn drop(&mut self) {
-        end(&mut self.child, "-TERM");
+        end(&mut self.child, "TERM");
     }
 }
 
@@ -346,7 +328,7 @@ impl Unbound {
 
     /// Ends it and says how many questions it was asked.
     pub fn stop(mut self) -> u64 {
-        end(&mut self.child, "-TERM");
+        end(&mut self.child, "TERM");
         let log = fs::read_to_string(&self.log).unwrap();
         let stats = log.lines().find_map(|line| line.split_once("server stats for thread 0: ")).unwrap().1;
         stats.split(' ').next().unwrap().parse().unwrap()
@@ -355,6 +337,6 @@ impl Unbound {
 
 impl Drop for Unbound {
     fn drop(&mut self) {
-        end(&mut self.child, "-TERM");
+        end(&mut self.child, "TERM");
     }
 }

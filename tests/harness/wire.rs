@@ -6,6 +6,8 @@
 
 use std::process::Command;
 
+use crate::harness::{require_root, rerun_inside};
+
 /// The near end.
 pub const OURS: &str = "10.213.7.1";
 pub const OURS_V6: &str = "fd13::1";
@@ -56,6 +58,14 @@ impl Drop for Wire {
         for namespace in [&self.near, &self.far] {
             let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
         }
+    }
+}
+
+/// Lays a wire and runs `inner`, an ignored test of the same file, at its far end; EVENER_NEAR names the near one.
+pub fn at_the_far_end(test: &str, inner: &str) {
+    if require_root(test, &["ip", "ethtool"]) {
+        let wire = Wire::lay(inner, 1500, false);
+        rerun_inside(&["ip", "netns", "exec", &wire.far], inner, &[("EVENER_NEAR", &wire.near)]);
     }
 }
 
