@@ -3,16 +3,14 @@
 
 mod harness;
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
 use harness::{
-    Backend, Evener, SOON, bound_from, config, connect, cpu_time, ending, exchange, holds_for, is_root, now, require,
-    rerun_inside, wait_until,
+    Backend, Evener, NO_CHECKS, SOON, bound_from, config, connect, cpu_time, ending, exchange, holds_for, local, now,
+    require_root, rerun_inside, wait_until,
 };
-
-const NO_CHECKS: &str = "health = { kind = \"none\" }\n";
 
 /// CPU time per second of the process while nothing should happen.
 fn burning(evener: &Evener) -> f64 {
@@ -66,11 +64,7 @@ fn by_default_the_limit_of_connections_fits_the_file_descriptors() {
 #[test]
 fn running_out_of_local_ports_is_not_the_backends_fault() {
     let test = "running_out_of_local_ports_is_not_the_backends_fault";
-    if !is_root() {
-        println!("SKIPPED {test}: needs root for a network namespace");
-        return;
-    }
-    if require(test, &["unshare", "ip"]) {
+    if require_root(test, &["unshare", "ip"]) {
         rerun_inside(&["unshare", "--net"], "inside_with_ten_ports", &[]);
     }
 }
@@ -89,7 +83,7 @@ fn inside_with_ten_ports() {
     let evener = Evener::start(&format!("{process}{file}"));
     let client = |number: u16| -> TcpStream {
         let socket = bound_from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 22000 + number));
-        socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+        socket.connect(&local(port).into()).unwrap();
         harness::patiently(socket.into())
     };
     let mut clients: Vec<TcpStream> = (0..30).map(client).collect();
@@ -104,10 +98,7 @@ fn inside_with_ten_ports() {
     clients.drain(..).for_each(harness::reset);
     wait_until(SOON, "all have ended", || evener.active("web", "echo") == 0);
     assert_eq!(exchange(&mut client(100), b"again").unwrap(), b"again");
-    assert_eq!(ending_after_fin(client(101)), 0);
-}
-
-fn ending_after_fin(mut stream: TcpStream) -> u64 {
-    harness::shut_write(&stream);
-    ending(&mut stream).1
+    let mut last = client(101);
+    harness::shut_write(&last);
+    assert_eq!(ending(&mut last).1, 0);
 }

@@ -10,23 +10,15 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use harness::{Backend, Ending, Evener, Pattern, digest_of, echo_digest, is_root, patiently, require, rerun_inside};
-use wire::{OURS, PEERS, Wire, run};
+use harness::{Backend, Ending, Evener, Pattern, digest_of, echo_digest, patiently};
+use wire::{OURS, PEERS, at_the_far_end, run};
 
 const STREAM: u64 = 64 << 20;
 
 #[test]
 fn streams_of_small_segments_arrive_unchanged_and_never_stall() {
     let test = "streams_of_small_segments_arrive_unchanged_and_never_stall";
-    if !is_root() {
-        println!("SKIPPED {test}: needs root for network namespaces");
-        return;
-    }
-    if require(test, &["ip", "ethtool"]) {
-        let wire = Wire::lay("small", 1500, false);
-        let inside = ["ip", "netns", "exec", &wire.far];
-        rerun_inside(&inside, "inside_the_far_namespace", &[("EVENER_NEAR", &wire.near)]);
-    }
+    at_the_far_end(test, "inside_the_far_namespace");
 }
 
 #[test]
@@ -42,15 +34,7 @@ fn inside_the_far_namespace() {
 #[test]
 fn a_peer_that_vanishes_in_the_middle_of_a_spliced_stream_is_found() {
     let test = "a_peer_that_vanishes_in_the_middle_of_a_spliced_stream_is_found";
-    if !is_root() {
-        println!("SKIPPED {test}: needs root for network namespaces");
-        return;
-    }
-    if require(test, &["ip", "ethtool"]) {
-        let wire = Wire::lay("cut", 1500, false);
-        let inside = ["ip", "netns", "exec", &wire.far];
-        rerun_inside(&inside, "inside_a_namespace_that_is_cut_off", &[("EVENER_NEAR", &wire.near)]);
-    }
+    at_the_far_end(test, "inside_a_namespace_that_is_cut_off");
 }
 
 #[test]
