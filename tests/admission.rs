@@ -3,16 +3,15 @@
 
 mod harness;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use harness::{
-    Backend, Evener, SOON, breathe, config, connect, connect_from, ending, exchange, holds_for, is_refused, now, reset,
-    try_connect, try_connect_from, wait_until, who, who_from,
+    Backend, Evener, NO_CHECKS, SOON, breathe, config, connect, connect_from, ending, exchange, holds_for, is_refused,
+    now, read_name, reset, try_connect, try_connect_from, wait_until, who, who_from,
 };
 
-const NO_CHECKS: &str = "health = { kind = \"none\" }\n";
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 fn start(listener_keys: &str, pool_keys: &str, backend: &Backend) -> Evener {
@@ -296,8 +295,6 @@ fn v2(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
 
 /// Proves that the connection is served.
 fn stay(mut stream: TcpStream) -> TcpStream {
-    let mut line = [0; 2];
-    stream.read_exact(&mut line).unwrap();
-    assert_eq!(&line, b"a\n");
+    assert_eq!(read_name(&mut stream).unwrap(), "a");
     stream
 }

@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::{
-    Backend, Evener, SOON, config, connect, evener, exchange, holds_for, is_refused, now, shut_write, try_connect,
-    wait_until, who, who_from,
+    ALWAYS_UP, Backend, Evener, SOON, config, connect, evener, exchange, holds_for, is_refused, now, read_name,
+    shut_write, try_connect, wait_until, who, who_from,
 };
 
-const NO_CHECKS: &str = "health = { kind = \"none\" }\npassive = false\n";
+/// So quick that one check decides.
+const CHECKS: &str = "health = { kind = \"tcp\", interval = \"100ms\", fast_interval = \"50ms\", rise = 1, fall = 1 }\npassive = false\n";
 
 fn file(workers: usize, pool_keys: &str, entries: &[String]) -> String {
-    format!("[process]\nworkers = {workers}\n\n{}", config("", &format!("{NO_CHECKS}{pool_keys}"), entries))
+    format!("[process]\nworkers = {workers}\n\n{}", config("", &format!("{ALWAYS_UP}{pool_keys}"), entries))
 }
 
 /// One worker, so that a sequence is exact.
@@ -47,18 +48,8 @@ fn ask(evener: &Evener, times: usize) -> BTreeMap<String, usize> {
 /// A connection that stays, and who serves it.
 fn stay(evener: &Evener) -> (TcpStream, String) {
     let mut stream = connect(evener.port("web"));
-    let name = read_line(&mut stream);
+    let name = read_name(&mut stream).unwrap();
     (stream, name)
-}
-
-fn read_line(stream: &mut TcpStream) -> String {
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while byte != *b"\n" {
-        stream.read_exact(&mut byte).unwrap();
-        line.push(byte[0]);
-    }
-    String::from_utf8(line).unwrap().trim().to_owned()
 }
 
 fn counts(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
@@ -169,9 +160,8 @@ fn first_uses_the_next_only_when_the_one_before_is_full() {
 #[test]
 fn a_higher_tier_serves_only_while_every_lower_one_is_down() {
     let [mut a, mut b, c] = abc();
-    let checks = "health = { kind = \"tcp\", interval = \"100ms\", fast_interval = \"50ms\", rise = 1, fall = 1 }\n";
     let listed = [a.entry(""), b.entry(""), c.entry("tier = 1")];
-    let evener = Evener::start(&config("", &format!("{checks}passive = false"), &listed));
+    let evener = Evener::start(&config("", CHECKS, &listed));
     assert_eq!(ask(&evener, 20).keys().map(String::as_str).collect::<Vec<_>>(), ["a", "b"]);
     a.kill();
     evener.wait_for_state("web", "a", "down");
@@ -214,7 +204,7 @@ fn a_queue_is_served_first_come_first_served() {
     drop(holder);
     while !waiting.is_empty() {
         let mut first = waiting.remove(0);
-        assert_eq!(read_line(&mut first), "a");
+        assert_eq!(read_name(&mut first).unwrap(), "a");
         for later in &waiting {
             later.set_nonblocking(true).unwrap();
             assert!(later.peek(&mut [0]).is_err(), "a later one was served before the first");
@@ -270,7 +260,7 @@ fn a_client_that_leaves_the_queue_takes_nobodys_place() {
     leaving.into_iter().for_each(harness::reset);
     evener.wait_for_endings(3, "client_reset");
     drop(holder);
-    assert_eq!(read_line(&mut last), "a");
+    assert_eq!(read_name(&mut last).unwrap(), "a");
 }
 
 #[test]
@@ -322,8 +312,7 @@ fn an_operator_drains_a_backend_and_gives_it_back() {
 #[test]
 fn an_operator_calls_a_backend_ready_whatever_the_checks_say() {
     let [mut a, b, _] = abc();
-    let checks = "health = { kind = \"tcp\", interval = \"100ms\", fast_interval = \"50ms\", rise = 1, fall = 1 }\n";
-    let evener = Evener::start(&config("", &format!("{checks}passive = false"), &[a.entry(""), b.entry("")]));
+    let evener = Evener::start(&config("", CHECKS, &[a.entry(""), b.entry("")]));
     a.kill();
     evener.wait_for_state("web", "a", "down");
     evener.cli_ok(&["backend", "web/a", "drain"]);

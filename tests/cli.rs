@@ -25,6 +25,13 @@ fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// A run with one backend.
+fn running(backend: &str) -> (Backend, Evener) {
+    let backend = Backend::named(backend);
+    let evener = Evener::start(&config("", "", &[backend.entry("")]));
+    (backend, evener)
+}
+
 const GOOD: &str = "[listener.pg]\nbind = \"127.0.0.1:0\"\npool = \"pg\"\n\n[pool.pg]\nbackends = [\"127.0.0.1:1\"]\n";
 
 #[test]
@@ -119,8 +126,7 @@ fn without_a_running_process_the_verbs_are_status_1_and_say_so() {
 
 #[test]
 fn a_second_run_on_the_same_file_ends_with_1_and_leaves_the_first_alone() {
-    let backend = Backend::named("a");
-    let first = Evener::start(&config("", "", &[backend.entry("")]));
+    let (_backend, first) = running("a");
     for _ in 0..2 {
         let output = first.cli(&["run"]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -187,16 +193,14 @@ fn two_runs_never_share_a_port() {
 #[test]
 fn the_admin_socket_belongs_to_owner_and_group() {
     use std::os::unix::fs::PermissionsExt;
-    let backend = Backend::named("a");
-    let running = Evener::start(&config("", "", &[backend.entry("")]));
+    let (_backend, running) = running("a");
     let mode = std::fs::metadata(running.admin()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
 }
 
 #[test]
 fn status_shows_the_same_to_people_and_machines() {
-    let backend = Backend::named("pony");
-    let running = Evener::start(&config("", "", &[backend.entry("")]));
+    let (_backend, running) = running("pony");
     let table = running.cli_ok(&["status"]);
     for words in ["web", "pony", "up", &running.port("web").to_string()] {
         assert!(table.contains(words), "no {words} in\n{table}");
@@ -213,8 +217,7 @@ fn status_shows_the_same_to_people_and_machines() {
 
 #[test]
 fn the_api_answers_404_and_422_where_they_belong() {
-    let backend = Backend::named("a");
-    let running = Evener::start(&config("", "", &[backend.entry("")]));
+    let (_backend, running) = running("a");
     let code = |method: &str, path: &str, body: &str| running.request(method, path, body).unwrap().0;
     assert_eq!(code("GET", "/v1/pools/web", ""), 200);
     assert_eq!(code("GET", "/v1/pools/nowhere", ""), 404);
@@ -229,8 +232,7 @@ fn the_api_answers_404_and_422_where_they_belong() {
 #[test]
 fn the_api_survives_nonsense() {
     use std::io::{Read, Write};
-    let backend = Backend::named("a");
-    let running = Evener::start(&config("", "", &[backend.entry("")]));
+    let (_backend, running) = running("a");
     for nonsense in [
         &b"\0\0\0\0"[..],
         b"GET\r\n\r\n",

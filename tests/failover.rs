@@ -9,15 +9,17 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use harness::{
-    Backend, Evener, Flag, SOON, config, connect, ending, exchange, free_port, holds_for, http_get, is_refused, now,
-    try_connect, wait_until, who,
+    ALWAYS_UP, Backend, Evener, Flag, NO_CHECKS, SOON, config, connect, ending, entry, exchange, free_port, holds_for,
+    http_get, is_refused, local, now, read_name, try_connect, wait_until, who,
 };
 
-const NO_CHECKS: &str = "health = { kind = \"none\" }\npassive = false\n";
-const QUICK: &str = "interval = \"100ms\", fast_interval = \"50ms\", timeout = \"200ms\", jitter = \"0%\"";
+const TCP: &str = "kind = \"tcp\"";
+const HTTP: &str = "kind = \"http\", path = \"/health\"";
 
-fn quick(kind: &str) -> String {
-    format!("health = {{ kind = {kind}, {QUICK}, rise = 2, fall = 2 }}\n")
+/// Quick checks, so many of which in a row change the state.
+fn quick(check: &str, row: u32) -> String {
+    let times = "interval = \"100ms\", fast_interval = \"50ms\", timeout = \"200ms\", jitter = \"0%\"";
+    format!("health = {{ {check}, {times}, rise = {row}, fall = {row} }}\n")
 }
 
 fn start(pool_keys: &str, entries: &[String]) -> Evener {
@@ -26,13 +28,13 @@ fn start(pool_keys: &str, entries: &[String]) -> Evener {
 
 /// A backend where nobody listens.
 fn nobody() -> String {
-    format!("{{ address = \"127.0.0.1:{}\", name = \"nobody\" }}", free_port())
+    entry("nobody", local(free_port()), "")
 }
 
 #[test]
 fn a_refusing_backend_costs_no_client() {
     let alive = Backend::named("alive");
-    let evener = start(NO_CHECKS, &[nobody(), alive.entry("")]);
+    let evener = start(ALWAYS_UP, &[nobody(), alive.entry("")]);
     for _ in 0..20 {
         assert_eq!(who(evener.port("web")).unwrap(), "alive");
     }
@@ -44,7 +46,7 @@ fn a_refusing_backend_costs_no_client() {
 #[test]
 fn a_black_holed_backend_costs_the_connect_timeout_and_no_byte() {
     let (hole, alive) = (Backend::black_hole(), Backend::echo());
-    let keys = format!("{NO_CHECKS}connect = {{ timeout = \"300ms\", attempts = 2 }}");
+    let keys = format!("{ALWAYS_UP}connect = {{ timeout = \"300ms\", attempts = 2 }}");
     let evener = start(&keys, &[hole.entry(""), alive.entry("")]);
     let mut slow = 0;
     for _ in 0..4 {
@@ -61,7 +63,7 @@ fn a_black_holed_backend_costs_the_connect_timeout_and_no_byte() {
 #[test]
 fn a_request_and_fin_sent_before_the_backend_is_connected_are_not_lost() {
     let (hole, alive) = (Backend::black_hole(), Backend::digest());
-    let keys = format!("{NO_CHECKS}connect = {{ timeout = \"300ms\", attempts = 2 }}");
+    let keys = format!("{ALWAYS_UP}connect = {{ timeout = \"300ms\", attempts = 2 }}");
     let evener = start(&keys, &[hole.entry(""), alive.entry("")]);
     for _ in 0..4 {
         let mut client = connect(evener.port("web"));
@@ -75,14 +77,14 @@ fn a_request_and_fin_sent_before_the_backend_is_connected_are_not_lost() {
 
 #[test]
 fn when_every_attempt_fails_the_client_is_reset_with_the_reason() {
-    let evener = start(NO_CHECKS, &[nobody()]);
+    let evener = start(ALWAYS_UP, &[nobody()]);
     let start_of = now();
     assert!(is_refused(try_connect(evener.port("web"))));
     assert!(start_of.elapsed() < Duration::from_secs(1));
     evener.wait_for_endings(1, "connect_failed");
 
     let hole = Backend::black_hole();
-    let keys = format!("{NO_CHECKS}connect = {{ timeout = \"300ms\", attempts = 1 }}");
+    let keys = format!("{ALWAYS_UP}connect = {{ timeout = \"300ms\", attempts = 1 }}");
     let evener = start(&keys, &[hole.entry("")]);
     let start_of = now();
     assert!(is_refused(try_connect(evener.port("web"))));
@@ -93,7 +95,7 @@ fn when_every_attempt_fails_the_client_is_reset_with_the_reason() {
 #[test]
 fn a_client_that_gives_up_while_connecting_leaves_nothing_behind() {
     let hole = Backend::black_hole();
-    let keys = format!("{NO_CHECKS}connect = {{ timeout = \"20s\", attempts = 1 }}");
+    let keys = format!("{ALWAYS_UP}connect = {{ timeout = \"20s\", attempts = 1 }}");
     let evener = start(&keys, &[hole.entry("")]);
     for _ in 0..20 {
         harness::reset(connect(evener.port("web")));
@@ -106,8 +108,8 @@ fn a_client_that_gives_up_while_connecting_leaves_nothing_behind() {
 fn failed_connects_eject_a_backend_for_a_while() {
     let mut dead = Backend::named("dead");
     let alive = Backend::named("alive");
-    let passive = "health = { kind = \"none\" }\npassive = { failures = 3, window = \"10s\", eject = \"1500ms\", max_ejected = \"50%\" }";
-    let evener = start(passive, &[dead.entry(""), alive.entry("")]);
+    let passive = "passive = { failures = 3, window = \"10s\", eject = \"1500ms\", max_ejected = \"50%\" }";
+    let evener = start(&format!("{NO_CHECKS}{passive}"), &[dead.entry(""), alive.entry("")]);
     let port = evener.port("web");
     dead.kill();
     for _ in 0..12 {
@@ -127,8 +129,8 @@ fn failed_connects_eject_a_backend_for_a_while() {
 #[test]
 fn ejection_stops_at_its_share_of_the_pool() {
     let mut backends = ["a", "b"].map(Backend::named);
-    let passive = "health = { kind = \"none\" }\npassive = { failures = 1, window = \"10s\", eject = \"60s\", max_ejected = \"50%\" }";
-    let evener = start(passive, &[backends[0].entry(""), backends[1].entry("")]);
+    let passive = "passive = { failures = 1, window = \"10s\", eject = \"60s\", max_ejected = \"50%\" }";
+    let evener = start(&format!("{NO_CHECKS}{passive}"), &[backends[0].entry(""), backends[1].entry("")]);
     let port = evener.port("web");
     backends.iter_mut().for_each(Backend::kill);
     for _ in 0..6 {
@@ -141,7 +143,7 @@ fn ejection_stops_at_its_share_of_the_pool() {
 #[test]
 fn checks_take_a_backend_out_after_fall_and_back_after_rise() {
     let (mut a, b) = (Backend::named("a"), Backend::named("b"));
-    let evener = start(&quick("\"tcp\""), &[a.entry(""), b.entry("")]);
+    let evener = start(&quick(TCP, 2), &[a.entry(""), b.entry("")]);
     let port = evener.port("web");
     a.kill();
     evener.wait_for_state("web", "a", "down");
@@ -154,8 +156,8 @@ fn checks_take_a_backend_out_after_fall_and_back_after_rise() {
 #[test]
 fn one_failed_check_is_not_yet_a_fall() {
     let a = Backend::http("a");
-    let health = "{ kind = \"http\", path = \"/health\", interval = \"300ms\", fast_interval = \"300ms\", timeout = \"200ms\", jitter = \"0%\", rise = 1, fall = 4 }";
-    let evener = start(&format!("health = {health}"), &[a.entry("")]);
+    let times = "interval = \"300ms\", fast_interval = \"300ms\", timeout = \"200ms\", jitter = \"0%\"";
+    let evener = start(&format!("health = {{ {HTTP}, {times}, rise = 1, fall = 4 }}"), &[a.entry("")]);
     evener.wait_for_state("web", "a", "up");
     a.be_sick(true);
     holds_for(Duration::from_millis(700), "it is up", || evener.state("web", "a") == "up");
@@ -169,8 +171,7 @@ fn one_failed_check_is_not_yet_a_fall() {
 fn initial_down_waits_for_the_first_check() {
     let sick = Backend::http("sick");
     sick.be_sick(true);
-    let health = format!("{{ kind = \"http\", path = \"/health\", {QUICK}, rise = 2, fall = 2, initial = \"down\" }}");
-    let evener = start(&format!("health = {health}"), &[sick.entry("")]);
+    let evener = start(&quick(&format!("{HTTP}, initial = \"down\""), 2), &[sick.entry("")]);
     assert!(http_get(evener.port("web"), "/").is_err());
     assert_eq!(evener.state("web", "sick"), "down");
     sick.be_sick(false);
@@ -181,8 +182,7 @@ fn initial_down_waits_for_the_first_check() {
 #[test]
 fn a_sick_backend_gets_its_last_connection_within_its_checks_time() {
     let (a, b) = (Backend::http("a"), Backend::http("b"));
-    let health = format!("health = {{ kind = \"http\", path = \"/health\", {QUICK}, rise = 2, fall = 2 }}");
-    let evener = start(&health, &[a.entry(""), b.entry("")]);
+    let evener = start(&quick(HTTP, 2), &[a.entry(""), b.entry("")]);
     let port = evener.port("web");
     wait_until(SOON, "both serve", || {
         http_get(port, "/").unwrap();
@@ -204,20 +204,22 @@ fn a_sick_backend_gets_its_last_connection_within_its_checks_time() {
     wait_until(SOON, "a serves again", || http_get(port, "/").unwrap().1 == "a");
 }
 
+/// A backend "a", which has just gone down, with a client; and the other one, at which its checks ask.
+fn start_and_fall_ill(pool_keys: &str) -> (Evener, [Backend; 2], TcpStream) {
+    let (backend, asked) = (Backend::named("a"), Backend::http("check"));
+    let check = quick(&format!("{HTTP}, port = {}", asked.address().port()), 1);
+    let evener = start(&(check + pool_keys), &[backend.entry("")]);
+    let mut client = connect(evener.port("web"));
+    assert_eq!(read_name(&mut client).unwrap(), "a");
+    asked.be_sick(true);
+    evener.wait_for_state("web", "a", "down");
+    (evener, [backend, asked], client)
+}
+
 #[test]
 fn connections_of_a_dead_backend_live_on_close_or_close_later() {
     for (on_down, earliest, latest) in [("close", 0, 900), ("close after 1s", 900, 2200)] {
-        let backend = Backend::named("a");
-        let own = Backend::http("check");
-        let health = format!(
-            "health = {{ kind = \"http\", path = \"/health\", port = {}, {QUICK}, rise = 1, fall = 1 }}\non_down = \"{on_down}\"",
-            own.address().port()
-        );
-        let evener = start(&health, &[backend.entry("")]);
-        let mut client = connect(evener.port("web"));
-        exchange_name(&mut client);
-        own.be_sick(true);
-        evener.wait_for_state("web", "a", "down");
+        let (evener, _backends, mut client) = start_and_fall_ill(&format!("on_down = \"{on_down}\""));
         let down = now();
         ending(&mut client);
         let lasted = down.elapsed();
@@ -229,33 +231,14 @@ fn connections_of_a_dead_backend_live_on_close_or_close_later() {
 
 #[test]
 fn by_default_connections_of_a_backend_that_is_down_live_on() {
-    let backend = Backend::named("a");
-    let own = Backend::http("check");
-    let port = own.address().port();
-    let health =
-        format!("health = {{ kind = \"http\", path = \"/health\", port = {port}, {QUICK}, rise = 1, fall = 1 }}");
-    let evener = start(&health, &[backend.entry("")]);
-    let mut client = connect(evener.port("web"));
-    exchange_name(&mut client);
-    own.be_sick(true);
-    evener.wait_for_state("web", "a", "down");
+    let (_evener, _backends, mut client) = start_and_fall_ill("");
     holds_for(Duration::from_millis(500), "it lives", || exchange(&mut client, b"still here").is_ok());
 }
 
 #[test]
 fn a_backend_that_recovers_in_time_keeps_its_connections() {
-    let backend = Backend::named("a");
-    let own = Backend::http("check");
-    let port = own.address().port();
-    let health = format!(
-        "health = {{ kind = \"http\", path = \"/health\", port = {port}, {QUICK}, rise = 1, fall = 1 }}\non_down = \"close after 1s\""
-    );
-    let evener = start(&health, &[backend.entry("")]);
-    let mut client = connect(evener.port("web"));
-    exchange_name(&mut client);
-    own.be_sick(true);
-    evener.wait_for_state("web", "a", "down");
-    own.be_sick(false);
+    let (evener, [_backend, asked], mut client) = start_and_fall_ill("on_down = \"close after 1s\"");
+    asked.be_sick(false);
     evener.wait_for_state("web", "a", "up");
     holds_for(Duration::from_millis(1500), "it lives", || exchange(&mut client, b"still here").is_ok());
 }
@@ -263,7 +246,7 @@ fn a_backend_that_recovers_in_time_keeps_its_connections() {
 #[test]
 fn with_every_backend_down_clients_are_refused_at_once_and_served_again_after() {
     let mut a = Backend::named("a");
-    let evener = start(&quick("\"tcp\""), &[a.entry("")]);
+    let evener = start(&quick(TCP, 2), &[a.entry("")]);
     a.kill();
     evener.wait_for_state("web", "a", "down");
     let start_of = now();
@@ -280,10 +263,7 @@ fn with_every_backend_down_clients_are_refused_at_once_and_served_again_after() 
 #[test]
 fn below_the_panic_share_health_is_ignored() {
     let (a, b) = (Backend::http("a"), Backend::http("b"));
-    let health = format!(
-        "health = {{ kind = \"http\", path = \"/health\", {QUICK}, rise = 1, fall = 1 }}\npanic_below = \"60%\""
-    );
-    let evener = start(&health, &[a.entry(""), b.entry("")]);
+    let evener = start(&(quick(HTTP, 1) + "panic_below = \"60%\""), &[a.entry(""), b.entry("")]);
     a.be_sick(true);
     evener.wait_for_state("web", "a", "down");
     let answers: BTreeSet<u16> = (0..10).map(|_| http_get(evener.port("web"), "/").unwrap().0).collect();
@@ -296,9 +276,9 @@ fn below_the_panic_share_health_is_ignored() {
 #[test]
 fn a_client_sees_the_end_of_a_killed_backend_and_the_next_connection_works() {
     let (mut a, b) = (Backend::named("a"), Backend::named("b"));
-    let evener = start(&format!("{NO_CHECKS}balance = \"first\""), &[a.entry(""), b.entry("")]);
+    let evener = start(&format!("{ALWAYS_UP}balance = \"first\""), &[a.entry(""), b.entry("")]);
     let mut clients: Vec<TcpStream> = (0..20).map(|_| connect(evener.port("web"))).collect();
-    clients.iter_mut().for_each(|client| assert_eq!(exchange_name(client), "a"));
+    clients.iter_mut().for_each(|client| assert_eq!(read_name(client).unwrap(), "a"));
     a.kill();
     clients.iter_mut().for_each(|client| {
         let _ = client.write_all(b"x");
@@ -310,7 +290,7 @@ fn a_client_sees_the_end_of_a_killed_backend_and_the_next_connection_works() {
 #[test]
 fn a_backend_that_resets_at_once_resets_its_client() {
     let backend = Backend::resetting();
-    let evener = start(NO_CHECKS, &[backend.entry("")]);
+    let evener = start(ALWAYS_UP, &[backend.entry("")]);
     for _ in 0..10 {
         assert!(is_refused(try_connect(evener.port("web"))));
     }
@@ -320,7 +300,7 @@ fn a_backend_that_resets_at_once_resets_its_client() {
 fn a_pool_dying_and_returning_under_load_loses_nobody_while_one_lives() {
     let mut backends = ["a", "b", "c"].map(Backend::named);
     let evener = start(
-        &(quick("\"tcp\"") + "passive = false"),
+        &(quick(TCP, 2) + "passive = false"),
         &[backends[0].entry(""), backends[1].entry(""), backends[2].entry("")],
     );
     let port = evener.port("web");
@@ -353,14 +333,4 @@ fn a_pool_dying_and_returning_under_load_loses_nobody_while_one_lives() {
         let served: Vec<u32> = loads.into_iter().map(|load| load.join().unwrap()).collect();
         assert!(served.iter().all(|count| *count > 20), "{served:?}");
     });
-}
-
-fn exchange_name(stream: &mut TcpStream) -> String {
-    let mut name = Vec::new();
-    let mut byte = [0];
-    while byte != *b"\n" {
-        stream.read_exact(&mut byte).unwrap();
-        name.push(byte[0]);
-    }
-    String::from_utf8(name).unwrap().trim().to_owned()
 }

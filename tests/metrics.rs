@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use harness::{
-    Backend, Evener, Pattern, SOON, config, connect, echo_digest, ending, free_port, http_get, is_refused,
+    Backend, Evener, NO_CHECKS, Pattern, SOON, config, connect, echo_digest, ending, free_port, http_get, is_refused,
     try_connect_from, wait_until, who,
 };
 
@@ -119,7 +119,7 @@ fn every_promised_name_is_there_once_there_was_traffic() {
 fn what_is_counted_is_what_was_done() {
     const BYTES: u64 = 4 << 20;
     let echo = Backend::echo();
-    let (evener, metrics) = start("", "health = { kind = \"none\" }", &[echo.entry("")]);
+    let (evener, metrics) = start("", NO_CHECKS, &[echo.entry("")]);
     for _ in 0..5 {
         assert_eq!(echo_digest(connect(evener.port("web")), BYTES), Pattern::digest(BYTES));
     }
@@ -148,7 +148,7 @@ fn what_is_counted_is_what_was_done() {
 #[test]
 fn histograms_add_up() {
     let backend = Backend::named("a");
-    let (evener, metrics) = start("", "health = { kind = \"none\" }", &[backend.entry("")]);
+    let (evener, metrics) = start("", NO_CHECKS, &[backend.entry("")]);
     (0..20).for_each(|_| assert_eq!(who(evener.port("web")).unwrap(), "a"));
     wait_until(SOON, "all have ended", || {
         sum(&scrape(metrics), "evener_connection_duration_seconds_count", &[]) == 20.0
@@ -175,9 +175,8 @@ fn counters_survive_a_reload() {
     let backend = Backend::named("a");
     let metrics = free_port();
     let process = format!("[process]\nmetrics = \"127.0.0.1:{metrics}\"\n\n");
-    let one = process.clone() + &config("", "health = { kind = \"none\" }", &[backend.entry("")]);
-    let two =
-        process + &config("", "health = { kind = \"none\" }\nbalance = \"random\"", &[backend.entry("weight = 9")]);
+    let one = process.clone() + &config("", NO_CHECKS, &[backend.entry("")]);
+    let two = process + &config("", &format!("{NO_CHECKS}balance = \"random\""), &[backend.entry("weight = 9")]);
     let evener = Evener::start(&one);
     (0..7).for_each(|_| assert_eq!(who(evener.port("web")).unwrap(), "a"));
     let generation = sum(&scrape(metrics), "evener_snapshot_generation", &[]);
@@ -214,11 +213,10 @@ const FIELDS: [&str; 16] = [
 #[test]
 fn the_access_log_for_machines_has_every_field() {
     let backend = Backend::named("pony");
-    let evener = Evener::start(&config("", "health = { kind = \"none\" }", &[backend.entry("")]));
-    let client = connect(evener.port("web"));
+    let evener = Evener::start(&config("", NO_CHECKS, &[backend.entry("")]));
+    let mut client = connect(evener.port("web"));
     let from = client.local_addr().unwrap().to_string();
     harness::shut_write(&client);
-    let mut client = client;
     assert_eq!(ending(&mut client).1, 5);
     evener.wait_for_endings(1, "client_closed");
     let event = evener.events().pop().unwrap();
@@ -248,7 +246,7 @@ fn the_access_log_for_machines_has_every_field() {
 #[test]
 fn the_access_log_for_people_has_the_same_fields_in_one_line() {
     let backend = Backend::named("pony");
-    let file = config("", "health = { kind = \"none\" }", &[backend.entry("")]);
+    let file = config("", NO_CHECKS, &[backend.entry("")]);
     let evener = Evener::start(&format!("[process]\nlog = {{ format = \"text\", access = \"close\" }}\n\n{file}"));
     assert_eq!(who(evener.port("web")).unwrap(), "pony");
     wait_until(SOON, "a line is there", || evener.access().ends_with('\n'));
@@ -262,7 +260,7 @@ fn the_access_log_for_people_has_the_same_fields_in_one_line() {
 #[test]
 fn all_tells_the_opening_too_and_off_tells_nothing() {
     let backend = Backend::named("pony");
-    let file = config("", "health = { kind = \"none\" }", &[backend.entry("")]);
+    let file = config("", NO_CHECKS, &[backend.entry("")]);
     let evener = Evener::start(&format!("[process]\nlog = {{ format = \"json\", access = \"all\" }}\n\n{file}"));
     let stream = connect(evener.port("web"));
     wait_until(SOON, "its opening is told", || evener.events().iter().any(|event| event["event"] == "open"));
@@ -284,7 +282,7 @@ fn what_one_worker_alone_accepts_is_carried_by_both() {
     let folder = tempfile::tempdir().unwrap();
     let (socket, metrics) = (folder.path().join("web.sock"), free_port());
     // Only the first worker listens on a unix socket.
-    let file = config("", "health = { kind = \"none\" }", &[echo.entry("")])
+    let file = config("", NO_CHECKS, &[echo.entry("")])
         .replace("\"127.0.0.1:0\"", &format!("[\"127.0.0.1:0\", \"unix:{}\"]", socket.display()));
     let _evener = Evener::start(&format!("[process]\nworkers = 2\nmetrics = \"127.0.0.1:{metrics}\"\n\n{file}"));
     let mut clients: Vec<UnixStream> = (0..CLIENTS).map(|_| UnixStream::connect(&socket).unwrap()).collect();

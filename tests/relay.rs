@@ -8,8 +8,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use harness::{
-    Backend, Ending, Evener, Pattern, SOON, config, connect, digest_of, echo_digest, ending, exchange, holds_for,
-    memory_of, now, reset, shut_write, wait_until,
+    Backend, Ending, Evener, NO_CHECKS, Pattern, SOON, config, connect, digest_of, echo_digest, ending, exchange,
+    holds_for, memory_of, now, reset, shut_write, wait_until, wait_until_steady,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -17,7 +17,7 @@ const SPLICE: [&str; 2] = ["auto", "off"];
 
 /// One backend, no checks that would connect to it besides.
 fn start(splice: &str, listener_keys: &str, backend: &Backend) -> Evener {
-    let file = config(listener_keys, "health = { kind = \"none\" }", &[backend.entry("")]);
+    let file = config(listener_keys, NO_CHECKS, &[backend.entry("")]);
     Evener::start(&format!("[process]\nworkers = 2\nsplice = \"{splice}\"\n\n{file}"))
 }
 
@@ -233,13 +233,8 @@ fn two_hundred_slow_readers_cost_no_memory_and_lose_nothing() {
 
 /// Until the backend gets rid of nothing more.
 fn wait_until_stalled(backend: &Backend) {
-    let (mut last, mut since) = (backend.sent(), now());
-    wait_until(Duration::from_secs(30), "the streams have stalled", || {
-        if backend.sent() != last {
-            (last, since) = (backend.sent(), now());
-        }
-        since.elapsed() > Duration::from_millis(400)
-    });
+    let (limit, span) = (Duration::from_secs(30), Duration::from_millis(400));
+    wait_until_steady(limit, span, "the streams have stalled", || backend.sent());
 }
 
 #[test]

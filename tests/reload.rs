@@ -3,23 +3,27 @@
 
 mod harness;
 
-use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{
-    Backend, Evener, Flag, SOON, config, connect, echo_digest, ending, exchange, free_port, holds_for,
-    inodes_listening_on, now, wait_until, who,
+    Backend, Evener, Flag, NO_CHECKS, SOON, config, connect, echo_digest, ending, exchange, free_port, holds_for,
+    inodes_listening_on, now, read_name, wait_until, who,
 };
-
-const NO_CHECKS: &str = "health = { kind = \"none\" }\n";
 
 fn file(listener: &str, port: u16, pool: &str, entries: &[String]) -> String {
     format!(
         "[listener.{listener}]\nbind = \"127.0.0.1:{port}\"\npool = \"{pool}\"\n\n[pool.{pool}]\nbackends = [{}]\n{NO_CHECKS}\n",
         entries.join(", ")
     )
+}
+
+/// A connection that a backend serves already.
+fn served(port: u16) -> TcpStream {
+    let mut stream = connect(port);
+    read_name(&mut stream).unwrap();
+    stream
 }
 
 #[test]
@@ -41,8 +45,7 @@ fn a_listener_that_did_not_change_keeps_its_sockets_and_connections() {
     let evener = Evener::start(&file("web", port, "web", &[a.entry("")]));
     let sockets = inodes_listening_on(port);
     assert!(!sockets.is_empty());
-    let mut staying = connect(port);
-    exchange_name(&mut staying);
+    let mut staying = served(port);
     evener.reload(&(file("web", port, "web", &[a.entry("")]) + &file("other", other, "second", &[b.entry("")])));
     assert_eq!(who(other).unwrap(), "b");
     assert_eq!(inodes_listening_on(port), sockets, "the same sockets");
@@ -60,9 +63,7 @@ fn a_removed_listener_takes_nobody_and_drains() {
     let process = "[process]\ndrain = { deadline = \"1500ms\", spread = \"500ms\" }\n";
     let both = file("web", port, "web", &[a.entry("")]) + &file("other", other, "second", &[a.entry("")]);
     let evener = Evener::start(&format!("{process}{both}"));
-    let (mut staying, mut leaving) = (connect(port), connect(other));
-    exchange_name(&mut staying);
-    exchange_name(&mut leaving);
+    let (mut staying, mut leaving) = (served(port), served(other));
     let begun = now();
     evener.reload(&format!("{process}{}", file("web", port, "web", &[a.entry("")])));
     assert!(TcpStream::connect(("127.0.0.1", other)).is_err(), "nobody listens there");
@@ -80,8 +81,7 @@ fn a_bad_file_changes_nothing_and_says_why() {
     let port = free_port();
     let good = file("web", port, "web", &[a.entry("")]);
     let evener = Evener::start(&good);
-    let mut staying = connect(port);
-    exchange_name(&mut staying);
+    let mut staying = served(port);
     let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap().port();
     let misspelt = good.replace("pool = ", "poool = ");
@@ -120,8 +120,7 @@ fn reloads_under_load_fail_nobody() {
         file("other", other, "second", &[a.entry("")])
     );
     let evener = Evener::start(&one);
-    let mut staying = connect(port);
-    exchange_name(&mut staying);
+    let mut staying = served(port);
     let (stop, served) = (Flag::default(), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let _raised_at_the_end = stop.raise_on_drop();
@@ -221,8 +220,7 @@ fn sigterm_lets_connections_finish_and_ends_the_rest_spread_until_the_deadline()
     let a = Backend::named("a");
     let mut evener = draining("2500ms", "1500ms", &a);
     let port = evener.port("web");
-    let mut streams: Vec<TcpStream> = (0..30).map(|_| connect(port)).collect();
-    streams.iter_mut().for_each(exchange_name);
+    let mut streams: Vec<TcpStream> = (0..30).map(|_| served(port)).collect();
     let begun = now();
     evener.signal("TERM");
     wait_until(Duration::from_millis(700), "new clients are refused", || harness::try_connect(port).is_err());
@@ -251,8 +249,7 @@ fn sigterm_without_connections_ends_at_once_with_0() {
 fn the_process_ends_as_soon_as_the_last_connection_does() {
     let a = Backend::named("a");
     let mut evener = draining("30s", "5s", &a);
-    let mut stream = connect(evener.port("web"));
-    exchange_name(&mut stream);
+    let stream = served(evener.port("web"));
     evener.signal("TERM");
     holds_for(Duration::from_millis(300), "it waits", || evener.runs());
     drop(stream);
@@ -263,8 +260,7 @@ fn the_process_ends_as_soon_as_the_last_connection_does() {
 fn a_second_sigterm_means_now() {
     let a = Backend::named("a");
     let mut evener = draining("60s", "10s", &a);
-    let mut stream = connect(evener.port("web"));
-    exchange_name(&mut stream);
+    let mut stream = served(evener.port("web"));
     evener.signal("TERM");
     let port = stream.peer_addr().unwrap().port();
     wait_until(SOON, "new clients are refused", || harness::try_connect(port).is_err());
@@ -272,11 +268,4 @@ fn a_second_sigterm_means_now() {
     evener.signal("TERM");
     assert_eq!(evener.wait(Duration::from_secs(3)).code(), Some(0));
     assert_eq!(evener.endings("killed"), 1);
-}
-
-fn exchange_name(stream: &mut TcpStream) {
-    stream.write_all(b"x").unwrap();
-    let mut back = [0; 3];
-    std::io::Read::read_exact(stream, &mut back).unwrap();
-    assert_eq!(back[2], b'x');
 }

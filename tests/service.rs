@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use harness::{Backend, Evener, SOON, config, now, program, require, wait_until};
+use harness::{Backend, Evener, NO_CHECKS, SOON, config, program, require, wait_until, wait_until_steady};
 
 /// The other end of NOTIFY_SOCKET (sd_notify(3)).
 struct Manager {
@@ -139,7 +139,7 @@ fn installing_twice_is_installing_once_and_keeps_an_edited_file() {
 
 #[test]
 fn an_idle_process_sleeps() {
-    let evener = Evener::start(&config("", "health = { kind = \"none\" }", &["\"127.0.0.1:1\"".to_owned()]));
+    let evener = Evener::start(&config("", NO_CHECKS, &["\"127.0.0.1:1\"".to_owned()]));
     let switches = || -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", evener.pid())).unwrap();
         let status = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap());
@@ -149,14 +149,8 @@ fn an_idle_process_sleeps() {
         };
         status.map(count).sum()
     };
-    let (mut last, mut since) = (switches(), now());
-    wait_until(Duration::from_secs(20), "two seconds without a thread waking up", || {
-        let count = switches();
-        if count != last {
-            (last, since) = (count, now());
-        }
-        now() - since > Duration::from_secs(2)
-    });
+    let (limit, span) = (Duration::from_secs(20), Duration::from_secs(2));
+    wait_until_steady(limit, span, "two seconds without a thread waking up", switches);
 }
 
 #[test]
