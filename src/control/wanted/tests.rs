@@ -8,6 +8,10 @@ fn build(config: &Config, before: Option<&Wanted>, names: &Names, identities: &m
     Wanted::build(Arc::new(config.clone()), before, names, identities, wall_clock())
 }
 
+fn fresh(config: &Config) -> Wanted {
+    build(config, None, &Names::default(), &mut Identities::new(1))
+}
+
 fn only(config: config::Pool) -> Config {
     Config { pools: vec![Arc::new(config)], ..sample::config() }
 }
@@ -28,7 +32,7 @@ fn tell(wanted: &mut Wanted, at: usize, now: Instant) -> Change {
 
 #[test]
 fn each_state_comes_of_its_layer_and_only_up_takes_clients() {
-    let mut wanted = build(&config(), None, &Names::default(), &mut Identities::new(1));
+    let mut wanted = fresh(&config());
     let now = now();
     type Edit = fn(&mut Backend);
     let cases: [(Edit, State, bool); 9] = [
@@ -58,12 +62,12 @@ fn each_state_comes_of_its_layer_and_only_up_takes_clients() {
 fn before_the_first_check_a_backend_is_what_the_file_says() {
     let mut pool = sample::pool();
     pool.health.initial_up = false;
-    let mut wanted = build(&only(pool.clone()), None, &Names::default(), &mut Identities::new(1));
+    let mut wanted = fresh(&only(pool.clone()));
     assert_eq!(names_of(&wanted, now()), [""; 0]);
     wanted.pools[0].backends[1].observed.up = Some(true);
     assert_eq!(names_of(&wanted, now()), ["b"]);
     pool.health.kind = Check::None;
-    let wanted = build(&only(pool), None, &Names::default(), &mut Identities::new(1));
+    let wanted = fresh(&only(pool));
     assert_eq!(names_of(&wanted, now()), ["a", "b"], "without checks there is nothing to wait for");
 }
 
@@ -134,7 +138,7 @@ fn a_change_is_told_once_and_only_coming_back_is_a_slow_start() {
     let mut pool = sample::pool();
     pool.slow_start = Duration::from_secs(10);
     pool.health.initial_up = false;
-    let mut wanted = build(&only(pool), None, &Names::default(), &mut Identities::new(1));
+    let mut wanted = fresh(&only(pool));
     let start = now();
     wanted.pools[0].backends[0].observed.up = Some(true);
     assert_eq!(tell(&mut wanted, 0, start).state, Some((State::Down, State::Up)));
@@ -159,7 +163,7 @@ fn a_change_is_told_once_and_only_coming_back_is_a_slow_start() {
 fn connections_end_only_when_the_checks_say_down_and_the_file_says_close() {
     let mut pool = sample::pool();
     pool.on_down = Some(OnDown::CloseAfter(Duration::from_secs(3)));
-    let mut wanted = build(&only(pool), None, &Names::default(), &mut Identities::new(1));
+    let mut wanted = fresh(&only(pool));
     let at = now();
     let close = |wanted: &mut Wanted| tell(wanted, 0, at).close;
     wanted.pools[0].backends[0].observed.ejected = Some(at);
@@ -174,7 +178,7 @@ fn connections_end_only_when_the_checks_say_down_and_the_file_says_close() {
 
 #[test]
 fn an_unchanged_rotation_keeps_the_picker_and_the_generation_grows() {
-    let mut wanted = build(&config(), None, &Names::default(), &mut Identities::new(1));
+    let mut wanted = fresh(&config());
     let first = publish::build(&wanted, 100, None, now());
     let second = publish::build(&wanted, 100, Some(&first), now());
     assert_eq!(second.generation, first.generation + 1);
