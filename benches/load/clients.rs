@@ -16,7 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 use crate::ledger::Ledger;
 use crate::payload::{Payload, STAMP_BYTES};
 use crate::words::{has, number, seconds};
-use crate::{EVENTS, now};
+use crate::{EVENTS, now, wait};
 
 const BUFFER_BYTES: usize = 32 << 20;
 /// The first flow's address is the next one after this.
@@ -57,7 +57,7 @@ struct Clients {
 
 pub fn drive(words: &[String]) -> io::Result<()> {
     let mut clients = Clients::new(words)?;
-    let span = seconds(words);
+    let span = seconds(words, "seconds", 3.0);
     let count = clients.run(span)?;
     clients.print(count, span);
     Ok(())
@@ -134,7 +134,7 @@ impl Clients {
                 self.sweep(time);
                 next_sweep = time + SWEEP;
             }
-            self.poll.poll(&mut events, Some(SWEEP.min(end - time)))?;
+            wait(&mut self.poll, &mut events, Some(SWEEP.min(end - time)))?;
             if !events.is_empty() {
                 self.turn(end);
             }

@@ -6,13 +6,14 @@ use std::time::Duration;
 pub struct Histogram {
     buckets: Vec<u64>,
     pub count: u64,
+    pub longest: Duration,
 }
 
 const SUB_BITS: u32 = 6;
 
 impl Histogram {
     pub fn new() -> Self {
-        Self { buckets: vec![0; 64 << SUB_BITS], count: 0 }
+        Self { buckets: vec![0; 64 << SUB_BITS], count: 0, longest: Duration::ZERO }
     }
 
     pub fn record(&mut self, latency: Duration) {
@@ -21,6 +22,7 @@ impl Histogram {
         let sub = (nanos >> (power - SUB_BITS)) & ((1 << SUB_BITS) - 1);
         self.buckets[((power as usize) << SUB_BITS) + sub as usize] += 1;
         self.count += 1;
+        self.longest = self.longest.max(latency);
     }
 
     /// The latency in µs that this share of the requests did not exceed.

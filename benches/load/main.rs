@@ -1,55 +1,107 @@
 //! The load of the side-by-side benchmark: a backend that answers, and clients that ask it, each a single thread over
 //! epoll, so light that the proxy between them is what is measured.
 //!
-//! `load serve --port 0 --bytes N` answers each request of 64 bytes with N bytes, and prints its port.
-//! `load drive --port P --mode rr|connect|bulk|idle --connections N --seconds S --bytes N` prints one JSON object.
+//! TCP:
+//! `load serve --port 0 --request N --answer M [--ports K]` answers each N bytes with M bytes, on K ports that follow
+//! each other unless the first is 0, and prints them.
+//! `load drive --mode MODE --port P --request N --answer M --seconds S [--warm-up W] …` asks, and prints a JSON object:
 //!
+//! - `stay --connections C`: request, answer, request on connections that stay.
+//! - `connect --connections C`: a connection for each request, so many at a time; the client closes it.
+//! - `rate --per-second R`: so many of those are begun at fixed times, whatever became of earlier ones.
+//! - `mix --connections C --stream-port Q --streams K --stream-answer B`: as `stay`, beside K connections to Q that ask
+//!   for B bytes each time and are counted apart.
+//! - `idle --connections C`: one request each, then silence until stdin ends.
+//!
+//! All but `idle` also print `{"warm": true}` when the first W seconds are over and the S begin.
+//! `load relay --port 0 --backend P` is the least that a proxy can do, and prints its port.
+//!
+//! UDP:
 //! `load serve-udp --port 0 --backends N` sends each datagram back, on N ports that follow each other unless the first
 //! is 0, and prints them.
-//! `load drive-udp --port P --flows F --inflight K --bytes B [--gso] --seconds S [--timeout-ms T]` prints one JSON object.
+//! `load drive-udp --port P --flows F --inflight K --bytes B [--gso] --seconds S [--timeout-ms T]` prints a JSON object.
 
 mod clients;
+mod drive;
 mod echo;
 mod histogram;
 mod ledger;
 mod payload;
-mod tcp;
+mod relay;
+mod schedule;
+mod serve;
+mod wire;
 mod words;
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use mio::{Events, Poll};
 use words::number;
 
 const EVENTS: usize = 1024;
 
 fn main() -> io::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let port = number(&words, "port", 0) as u16;
     match words.first().map(String::as_str) {
-        Some("serve") => tcp::Server::bind(port, number(&words, "bytes", 64) as usize)?.run(),
-        Some("drive") => tcp::drive(&words),
-        Some("serve-udp") => serve_udp(port, number(&words, "backends", 1) as u16),
+        Some("serve") => {
+            let addresses = addresses(&words, "ports");
+            let (request, answer) = sizes(&words)?;
+            let server = serve::Server::bind(&addresses, request, answer)?;
+            print_ports(server.addresses());
+            server.run()
+        }
+        Some("drive") => drive::drive(&words),
+        Some("relay") => {
+            let relay = relay::Relay::bind(local(number(&words, "port", 0)), local(number(&words, "backend", 0)))?;
+            print_ports([relay.address()?].into_iter());
+            relay.run()
+        }
+        Some("serve-udp") => {
+            let mut echo = echo::Echo::bind(&addresses(&words, "backends"))?;
+            print_ports(echo.addresses());
+            loop {
+                echo.turn(None)?;
+            }
+        }
         Some("drive-udp") => clients::drive(&words),
         // `cargo bench` runs every benchmark without arguments.
         _ => {
-            eprintln!(
-                "load serve|drive|serve-udp|drive-udp: the load of scripts/bench; see the top of benches/load/main.rs"
-            );
+            eprintln!("load serve|drive|relay|serve-udp|drive-udp: see the top of benches/load/main.rs");
             Ok(())
         }
     }
 }
 
-fn serve_udp(first: u16, count: u16) -> io::Result<()> {
-    let port = |at: u16| if first == 0 { 0 } else { first + at };
-    let addresses: Vec<_> = (0..count.max(1)).map(|at| SocketAddr::from(([127, 0, 0, 1], port(at)))).collect();
-    let mut echo = echo::Echo::bind(&addresses)?;
-    let ports: Vec<u16> = echo.addresses().map(|address| address.port()).collect();
+fn local(port: u64) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port as u16))
+}
+
+/// As many as the word of this name says, from `--port` on.
+fn addresses(words: &[String], count: &str) -> Vec<SocketAddr> {
+    let first = number(words, "port", 0);
+    (0..number(words, count, 1).max(1)).map(|at| local(if first == 0 { 0 } else { first + at })).collect()
+}
+
+/// Bytes of a request, and of an answer.
+fn sizes(words: &[String]) -> io::Result<(usize, usize)> {
+    match (number(words, "request", 64) as usize, number(words, "answer", 64) as usize) {
+        (0, _) | (_, 0) => Err(io::Error::other("--request and --answer are at least 1")),
+        sizes => Ok(sizes),
+    }
+}
+
+fn print_ports(addresses: impl Iterator<Item = SocketAddr>) {
+    let ports: Vec<u16> = addresses.map(|address| address.port()).collect();
     println!("{{\"port\": {}, \"ports\": {ports:?}}}", ports[0]);
-    loop {
-        echo.turn(None)?;
+}
+
+/// Waits for events. A debugger or a tracer that comes or goes interrupts it, which is no event.
+fn wait(poll: &mut Poll, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+    match poll.poll(events, timeout) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        result => result,
     }
 }
 

@@ -14,9 +14,8 @@ pub fn number(words: &[String], name: &str, default: u64) -> u64 {
     word(words, name).and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-/// `--seconds`: how long is measured.
-pub fn seconds(words: &[String]) -> Duration {
-    Duration::from_secs_f64(word(words, "seconds").and_then(|value| value.parse().ok()).unwrap_or(3.0))
+pub fn seconds(words: &[String], name: &str, default: f64) -> Duration {
+    Duration::from_secs_f64(word(words, name).and_then(|value| value.parse().ok()).unwrap_or(default))
 }
 
 fn place(words: &[String], name: &str) -> Option<usize> {
