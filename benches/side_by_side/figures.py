@@ -1,0 +1,56 @@
+"""Medians of what was measured, and ratios within each round: whatever disturbed a round disturbed both sides."""
+
+import statistics
+
+from .metrics import METRICS
+from .programs import PEERS
+
+
+class Figures:
+    def __init__(self, kept):
+        self.rounds = kept["rounds"]
+
+    def proxies(self, work, among):
+        """Those of these names that took part in a work."""
+        return [name for name in among if any(name in measured for measured in self.rounds.get(work, []))]
+
+    def value(self, work, number, proxy, metric):
+        """In one round; None when there is none."""
+        measured = self.rounds[work][number]
+        if metric != "added_us":
+            return measured.get(proxy, {}).get(metric)
+        both = [measured.get(name, {}).get("p50_us") for name in (proxy, "direct")]
+        return both[0] - both[1] if proxy != "direct" and None not in both else None
+
+    def values(self, work, proxy, metric):
+        found = [self.value(work, number, proxy, metric) for number in range(len(self.rounds.get(work, [])))]
+        return [value for value in found if value is not None]
+
+    def median(self, work, proxy, metric):
+        values = self.values(work, proxy, metric)
+        return statistics.median(values) if values else None
+
+    def total(self, work, proxy, metric):
+        return sum(self.values(work, proxy, metric))
+
+    def ratios(self, work, metric, peers):
+        """evener against the best of these peers in the same round, round by round."""
+        found = []
+        best = min if METRICS[metric].smaller_is_better else max
+        for number in range(len(self.rounds.get(work, []))):
+            ours = self.value(work, number, "evener", metric)
+            theirs = [value for peer in peers if (value := self.value(work, number, peer, metric))]
+            if ours is not None and theirs:
+                found.append(ours / best(theirs))
+        return found
+
+    def growth(self, work, base, proxy, metric):
+        """A work against another one in the same round, round by round."""
+        numbers = range(min(len(self.rounds.get(name, [])) for name in (work, base)))
+        pairs = [[self.value(name, number, proxy, metric) for name in (work, base)] for number in numbers]
+        return [grown / first for grown, first in pairs if grown is not None and first]
+
+
+def family(name):
+    """The peers that are one program, differently set up; or all of them."""
+    return [peer for peer in PEERS if name in ("best peer", peer.split("-")[0])]

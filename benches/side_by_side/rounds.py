@@ -1,0 +1,118 @@
+"""Measures, round by round: every proxy once for each work, in an order that rotates: a noisy neighbour hits all alike."""
+
+import json
+import sys
+import time
+
+from . import cost
+from .proxies import LeftOut
+from .works import CONNECT
+
+# What a measurement takes besides its seconds: a start, and an end.
+AROUND_SECONDS = 0.6
+PACE = 0.1
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def partakers(proxies, work):
+    return [
+        proxy for proxy in proxies if work.protocol in proxy.carries and proxy.name in (work.proxies or [proxy.name])
+    ]
+
+
+def rehearsed(stage, proxies, works):
+    """Those that start and carry something; and why the others do not."""
+    able, left_out = [], {}
+    for proxy in proxies:
+        for work in works:
+            if proxy in partakers(proxies, work):
+                try:
+                    with proxy.running(stage, work):
+                        able.append(proxy)
+                except (LeftOut, OSError) as why:
+                    left_out[proxy.name] = str(why)
+                break
+    return able, left_out
+
+
+def minutes(proxies, works, options):
+    count = sum(len(partakers(proxies, work)) for work in works) * options.rounds
+    return count * (options.seconds + options.warm_up + AROUND_SECONDS) / 60
+
+
+def words_of(work, ports, seconds, warm_up, pace):
+    first, *others = [ports[service.name] for service in work.services]
+    words = [*work.words, "--port", first, "--seconds", seconds]
+    if work.protocol == "tcp":
+        words += ["--warm-up", warm_up]
+    if work.mode == "mix":
+        words += ["--stream-port", others[0]]
+    if work.is_paced:
+        words += ["--per-second", pace]
+    return words
+
+
+def run_load(stage, words, pids=()):
+    """The last object that the load prints, with what it cost from its mark to there."""
+    client = stage.load(*words)
+    try:
+        before = cost.so_far(pids)
+        for line in client.stdout:
+            said = json.loads(line)
+            if not said.get("warm"):
+                return said, before, cost.so_far(pids)
+            before = cost.so_far(pids)
+        raise LeftOut("the load has failed")
+    finally:
+        stage.end(client)
+
+
+def measure(stage, proxy, work, seconds, pace=None):
+    """What the load says and what it cost; or why it failed."""
+    warm_up = stage.options.warm_up
+    try:
+        with proxy.running(stage, work) as running:
+            if work.protocol == "udp" and work.is_warmed:
+                run_load(stage, words_of(work, running.ports, warm_up, 0, pace))
+            words = words_of(work, running.ports, seconds, warm_up, pace)
+            result, before, after = run_load(stage, words, running.pids)
+    except (LeftOut, OSError) as why:
+        say(f"{proxy.name}: no {work.name}: {why}")
+        return {"failed": str(why)}
+    done = result["requests"]
+    if done == 0:
+        return {key: value for key, value in result.items() if not key.endswith("_us")}
+    result["machine_us"] = (after.machine_ns - before.machine_ns) / 1000 / done
+    if running.pids:
+        result["cpu_us"] = (after.cpu_ns - before.cpu_ns) / 1000 / done
+    if running.pids and work.mode == "idle":
+        result["idle_bytes"] = (after.memory_bytes - before.memory_bytes) / done
+    return result
+
+
+def pace_of(stage, proxies):
+    """Connections per second: so few of what the slowest proxy can do, the same for all."""
+    seconds = min(1.0, stage.options.seconds)
+    results = [measure(stage, proxy, CONNECT, seconds) for proxy in partakers(proxies, CONNECT)]
+    rates = [result["per_second"] for result in results if result.get("per_second")]
+    return max(1, round(min(rates, default=0) * PACE))
+
+
+def run(stage, proxies, works, pace, keep):
+    """The rounds of each work: what each proxy did, by name. `keep` is given them after each round."""
+    results = {work.name: [] for work in works}
+    start, rounds = time.monotonic(), stage.options.rounds
+    for number in range(rounds):
+        for work in works:
+            names = partakers(proxies, work)
+            first = number % max(len(names), 1)
+            turn = names[first:] + names[:first]
+            measured = {proxy.name: measure(stage, proxy, work, stage.options.seconds, pace) for proxy in turn}
+            results[work.name].append(measured)
+        keep(results)
+        left = (time.monotonic() - start) / (number + 1) * (rounds - number - 1) / 60
+        say(f"round {number + 1} of {rounds} done, {left:.0f} minutes to go")
+    return results
