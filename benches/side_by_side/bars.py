@@ -4,8 +4,8 @@ import statistics
 from dataclasses import dataclass
 
 from . import growth
-from .figures import family
 from .metrics import label
+from .programs import family
 from .works import UDP
 
 BEST = "best peer"

@@ -119,7 +119,7 @@ def measured(options):
         rounds.say(network)
         if options.rounds < ENOUGH_ROUNDS:
             rounds.say(f"fewer than {ENOUGH_ROUNDS} rounds: take what comes out as a hint, not as a result")
-        rounds.say(f"{options.rounds} rounds take about {rounds.minutes(proxies, options.works, options):.0f} minutes")
+        rounds.say(rounds.plan(proxies, options.works, options))
         pace = rounds.pace_of(stage, proxies) if any(work.is_paced for work in options.works) else None
         kept = {
             "machine": machine(),

@@ -3,7 +3,6 @@
 import statistics
 
 from .metrics import METRICS
-from .programs import PEERS
 
 
 class Figures:
@@ -40,7 +39,8 @@ class Figures:
         for number in range(len(self.rounds.get(work, []))):
             ours = self.value(work, number, "evener", metric)
             theirs = [value for peer in peers if (value := self.value(work, number, peer, metric))]
-            if ours is not None and theirs:
+            # What is added to direct's latency can be lost in noise: then there is nothing to compare.
+            if ours is not None and theirs and best(theirs) > 0:
                 found.append(ours / best(theirs))
         return found
 
@@ -49,8 +49,3 @@ class Figures:
         numbers = range(min(len(self.rounds.get(name, [])) for name in (work, base)))
         pairs = [[self.value(name, number, proxy, metric) for name in (work, base)] for number in numbers]
         return [grown / first for grown, first in pairs if grown is not None and first]
-
-
-def family(name):
-    """The peers that are one program, differently set up; or all of them."""
-    return [peer for peer in PEERS if name in ("best peer", peer.split("-")[0])]

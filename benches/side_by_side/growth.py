@@ -21,6 +21,9 @@ GROUPS = {
     "listeners": Group("a connection for each request, beside so many listeners", (1, 500), 1),
 }
 
+# At the least, also with other work on the machine.
+OPENED_PER_SECOND = 2000
+
 
 def name(group, series, size):
     return f"growth-{series}-{size}" if group == series else f"growth-{group}-{series}-{size}"
@@ -33,8 +36,9 @@ def work(group, series, size, words, **more):
 
 
 def works():
+    them = {"proxies": ("direct", "floor", "evener")}
     for size in GROUPS["connections"].sizes:
-        yield work("connections", "connections", size, drive("stay", size), proxies=("direct", "floor", "evener"))
+        yield work("connections", "connections", size, drive("stay", size), opening=size / OPENED_PER_SECOND, **them)
     connects = {"unit": "connection", "proxies": ("evener",)}
     for balance in ALGORITHMS:
         for size in GROUPS["backends"].sizes:

@@ -28,7 +28,7 @@ PLOTTED = {
 }
 EVENER, PEER, LIMIT, INK, QUIET = "#d9480f", "#8a96a3", "#d5dbe1", "#1f2933", "#6b7785"
 SERIES = ["#1c6dd0", "#0b8457", "#8e44ad", "#b7791f", "#c2255c", "#495057"]
-MARKERS = dict(zip(PEERS, "oDs^v"))
+MARKERS = dict(zip(PEERS, "oDsP^v"))
 STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",

@@ -26,8 +26,8 @@ class Program:
 
     suffix, is_peer = ".cfg", True
 
-    def __init__(self, name, *carries):
-        self.name, self.carries = name, set(carries)
+    def __init__(self, name, *carries, family=None):
+        self.name, self.carries, self.family = name, set(carries), family or name
 
     def values(self):
         """What its file wants to know besides what all of them do."""
@@ -89,7 +89,7 @@ class HAProxy(Program):
         return re.sub(r"HAProxy version (\S+) .*", r"HAProxy \1", first_line(program("haproxy"), "-v"))
 
     def command(self, _stage, _folder, path):
-        return [program("haproxy"), "-db", "-q", "-f", path]
+        return [program("haproxy"), "-db", "-f", path]
 
 
 class Envoy(Program):
@@ -117,10 +117,16 @@ PROXIES = [
     HAProxy("haproxy", "tcp"),
     HAProxy("haproxy-splice", "tcp"),
     Nginx("nginx", "tcp", "udp"),
+    Nginx("nginx-64k", "tcp"),
     Envoy("envoy", "tcp", "udp"),
-    Envoy("envoy-gso", "udp"),
+    Envoy("envoy-gso", "udp", family="envoy"),
     KernelNat(),
     Floor(),
     Direct(),
 ]
 PEERS = [proxy.name for proxy in PROXIES if proxy.is_peer]
+
+
+def family(name):
+    """The peers of which the better one counts."""
+    return [proxy.name for proxy in PROXIES if proxy.is_peer and name in ("best peer", proxy.family)]

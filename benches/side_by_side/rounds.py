@@ -1,4 +1,4 @@
-"""Measures, round by round: every proxy once for each work, in an order that rotates: a noisy neighbour hits all alike."""
+"""Measures, round by round: every proxy once for each work, in rotating order: a noisy neighbour hits all alike."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from .proxies import LeftOut
 from .works import CONNECT
 
 # What a measurement takes besides its seconds: a start, and an end.
-AROUND_SECONDS = 0.6
+AROUND_SECONDS = 0.3
 PACE = 0.1
 
 
@@ -38,16 +38,20 @@ def rehearsed(stage, proxies, works):
     return able, left_out
 
 
-def minutes(proxies, works, options):
-    count = sum(len(partakers(proxies, work)) for work in works) * options.rounds
-    return count * (options.seconds + options.warm_up + AROUND_SECONDS) / 60
+def plan(proxies, works, options):
+    """How long it will take, in words."""
+    counts = {work: len(partakers(proxies, work)) for work in works}
+    around = options.seconds + options.warm_up + AROUND_SECONDS
+    total = options.rounds * sum(count * (work.opening + around) for work, count in counts.items())
+    count = options.rounds * sum(counts.values())
+    return f"{count} measurements in {options.rounds} rounds: about {total / 60:.0f} minutes"
 
 
 def words_of(work, ports, seconds, warm_up, pace):
     first, *others = [ports[service.name] for service in work.services]
     words = [*work.words, "--port", first, "--seconds", seconds]
     if work.protocol == "tcp":
-        words += ["--warm-up", warm_up]
+        words += ["--warm-up", warm_up + work.opening]
     if work.mode == "mix":
         words += ["--stream-port", others[0]]
     if work.is_paced:

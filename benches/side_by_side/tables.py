@@ -3,9 +3,8 @@
 import statistics
 
 from . import growth
-from .figures import family
 from .metrics import label
-from .programs import PROXIES
+from .programs import PROXIES, family
 
 # Calls and requests that failed, connections that were not opened in time, replies that came late, twice or wrong.
 FAULTS = ["errors", "opened_late", "late", "duplicates", "corrupt"]

@@ -34,6 +34,7 @@ class Work:
     families: tuple = ()  # peers against which a ratio of its own is shown
     is_paced: bool = False  # at a tenth of what the slowest proxy can do
     is_warmed: bool = True
+    opening: float = 0.0  # seconds before the warm-up, in which many connections are opened
     proxies: tuple = ()  # those that take part; empty = all that carry it
     balance: str = "round_robin"
     growth: tuple = ()  # (group, series, at): its place in the tables of growth
@@ -56,7 +57,7 @@ def sized(name, suite, title, connections, **sizes):
     """Requests or answers that are large."""
     service = Service(name, **sizes)
     title = f"{title}, {connections} connections"
-    return Work(name, suite, title, drive("stay", connections, service), (service,), families=("nginx",))
+    return Work(name, suite, title, drive("stay", connections, service), (service,), families=("nginx", "nginx-64k"))
 
 
 def udp(name):
@@ -115,7 +116,7 @@ WORKS = [
         "a connection for each request, at 10 % load",
         drive("rate", 64),
         unit="connection",
-        metrics=("p50_us", "added_us", "p99_us", *COSTS),
+        metrics=("p50_us", "added_us", "p99_us", "cpu_us"),
         is_paced=True,
     ),
     *map(udp, UDP),
