@@ -61,7 +61,7 @@ def arguments():
     for name in names:
         if name not in SUITES and name not in WORKS and not works.UDP_NAME.fullmatch(name):
             parser.error(
-                f"no suite and no work is called {name}: there are {', '.join(SUITES)}; and {', '.join(WORKS)}"
+                f"no suite and no work is called {name}: there are {', '.join(dict.fromkeys([*SUITES, *WORKS]))}"
             )
     options.works = [work for work in WORKS.values() if {work.suite, work.name} & set(names)]
     options.works += [works.udp(name) for name in names if name not in SUITES and name not in WORKS]
