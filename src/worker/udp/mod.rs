@@ -34,7 +34,7 @@ use crate::sys::datagram::{BATCH_MAX, DatagramSocket, Inbox, Outbox};
 use crate::timer::Tick;
 use crate::udp::table::Left;
 use crate::udp::train::Train;
-use crate::udp::{Flow, Table};
+use crate::udp::{Flow, Peer, Table};
 use outlet::{Outlet, Spares};
 use stage::Parts;
 
@@ -74,9 +74,9 @@ pub struct Inlet {
     is_one_way: bool,
     /// How many are received at once: fewer where they are long.
     batch: usize,
-    /// Staged replies, the last message as a train, and the outlet that it came from.
+    /// Staged replies, the last message as a train, and to whom it goes.
     replies: Outbox,
-    last: Option<(usize, Train)>,
+    last: Option<(Peer, Train)>,
     overflow: Overflow,
 }
 

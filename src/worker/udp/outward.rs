@@ -108,13 +108,13 @@ impl Worker {
         if inlet.replies.is_empty() {
             self.udp.dirty.push(at);
         }
-        let mut last = inlet.last.filter(|(from, _)| *from == slot).map(|(_, train)| train);
+        let mut last = inlet.last.filter(|(to, _)| *to == peer).map(|(_, train)| train);
         let destination = Destination { tag: slot as u32, to: Some(peer.client), from: peer.local };
         let (len, segment) = (received.len as usize, received.segment as usize);
         self.udp.staged_bytes += len;
         let part = Part { slot: reply, start: 0, len, segment };
         put(&mut inlet.replies, &mut last, destination, part, (&[], false), train_max);
-        inlet.last = last.map(|train| (slot, train));
+        inlet.last = last.map(|train| (peer, train));
         self.bury(at);
     }
 
