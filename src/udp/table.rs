@@ -87,6 +87,11 @@ impl<S> Table<S> {
         &self.listener
     }
 
+    /// Whether there are no flows, and each datagram goes by itself: [`Table::on_one_way`].
+    pub const fn is_one_way(&self) -> bool {
+        self.options.one_way
+    }
+
     /// Takes a new snapshot over.
     pub fn set(&mut self, listener: Arc<Listener>, options: Udp) {
         self.listener = listener;

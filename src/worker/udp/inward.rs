@@ -47,7 +47,7 @@ impl Worker {
                 }
             };
             for slot in 0..count {
-                if self.udp.inlets[at].is_one_way {
+                if self.udp.inlets[at].table.is_one_way() {
                     self.balance_each(at, slot);
                 } else {
                     self.on_client(at, slot);

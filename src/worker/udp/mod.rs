@@ -71,7 +71,6 @@ pub struct Inlet {
     bind: Bind,
     bound: Option<SocketAddr>,
     table: Table<usize>,
-    is_one_way: bool,
     /// How many are received at once: fewer where they are long.
     batch: usize,
     /// Staged replies, the last message as a train, and to whom it goes.
@@ -114,7 +113,6 @@ impl Worker {
             socket,
             bind,
             table: Table::new(listener, options, (self.index, self.workers.len()), self.rng.u64(..)),
-            is_one_way: options.one_way,
             batch: BATCH_MAX,
             replies: Outbox::default(),
             last: None,
@@ -145,7 +143,6 @@ impl Worker {
         for (_, inlet) in &mut self.udp.inlets {
             let listener = self.snapshot.listener(inlet.table.listener().id);
             if let Some((listener, options)) = listener.and_then(|listener| Some((listener, options(listener)?))) {
-                inlet.is_one_way = options.one_way;
                 inlet.table.set(listener.clone(), options);
             }
         }
