@@ -92,7 +92,9 @@ impl Worker {
                 self.acceptable.push(at);
             }
         }
-        for at in std::mem::take(&mut self.acceptable) {
+        let count = self.acceptable.len();
+        for next in 0..count {
+            let at = self.acceptable[next];
             match self.accept_batch(at) {
                 Batch::Empty => {}
                 Batch::More => self.acceptable.push(at),
@@ -102,6 +104,7 @@ impl Worker {
                 }
             }
         }
+        self.acceptable.drain(..count);
     }
 
     fn accept_batch(&mut self, at: usize) -> Batch {

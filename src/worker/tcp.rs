@@ -48,11 +48,17 @@ impl Worker {
         self.pump(key);
     }
 
-    /// It had more to do than one turn allows.
-    pub fn on_run_queue(&mut self, key: Key) {
-        let Some(connection) = self.find_mut(key) else { return };
-        connection.on_run_queue = false;
-        self.pump(key);
+    /// Goes on with connections that had more to do than one turn allows.
+    pub fn pump_run_queue(&mut self) {
+        let count = self.run_queue.len();
+        for at in 0..count {
+            let key = self.run_queue[at];
+            if let Some(connection) = self.find_mut(key) {
+                connection.on_run_queue = false;
+                self.pump(key);
+            }
+        }
+        self.run_queue.drain(..count);
     }
 
     /// Moves what can be moved.

@@ -138,9 +138,7 @@ impl Worker {
             self.read_inlets();
             self.flush_replies();
             self.accept_all();
-            for key in std::mem::take(&mut self.run_queue) {
-                self.on_run_queue(key);
-            }
+            self.pump_run_queue();
             self.wheel.expire(self.tick(), &mut fired);
             for slot in fired.drain(..) {
                 self.on_timer(slot);

@@ -32,11 +32,14 @@ impl Worker {
 
     /// Goes on with outlets that had more than one turn allows.
     pub fn read_outlets(&mut self) {
-        for key in std::mem::take(&mut self.udp.unread) {
+        let count = self.udp.unread.len();
+        for at in 0..count {
+            let key = self.udp.unread[at];
             if self.udp.outlets.get(key.slot as usize).is_some_and(|outlet| outlet.key == key) {
                 self.read_outlet(key.slot as usize);
             }
         }
+        self.udp.unread.drain(..count);
     }
 
     fn read_outlet(&mut self, slot: usize) {
