@@ -12,7 +12,7 @@ use mio::{Interest, Token};
 
 use super::mailbox::{Fresh, Message};
 use super::token::Source;
-use super::turn::Worker;
+use super::turn::{Worker, enqueue};
 use crate::access::{Event, EventKind};
 use crate::config::Bind;
 use crate::reason::CloseReason;
@@ -89,7 +89,7 @@ impl Worker {
         for (at, listening) in &mut self.listening {
             if listening.retry_at.is_some_and(|retry_at| retry_at <= now) {
                 listening.retry_at = None;
-                self.acceptable.push(at);
+                enqueue(&mut self.acceptable, at);
             }
         }
         let count = self.acceptable.len();

@@ -59,6 +59,8 @@ pub struct Outlet {
     pub greeted: bool,
     /// It has been made fit for streams.
     pub is_wide: bool,
+    /// It stands in [`super::Udp::unread`].
+    pub is_unread: bool,
     pub overflow: Overflow,
     used_at: Tick,
 }
@@ -194,6 +196,7 @@ impl Worker {
             train_max,
             greeted: false,
             is_wide: false,
+            is_unread: false,
             overflow: Overflow::default(),
             used_at: self.tick(),
         }))

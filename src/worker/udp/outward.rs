@@ -35,7 +35,8 @@ impl Worker {
         let count = self.udp.unread.len();
         for at in 0..count {
             let key = self.udp.unread[at];
-            if self.udp.outlets.get(key.slot as usize).is_some_and(|outlet| outlet.key == key) {
+            if let Some(outlet) = self.udp.outlets.get_mut(key.slot as usize).filter(|outlet| outlet.key == key) {
+                outlet.is_unread = false;
                 self.read_outlet(key.slot as usize);
             }
         }
@@ -75,7 +76,9 @@ impl Worker {
                 Err(_) => return,
             }
         }
-        if let Some(outlet) = self.udp.outlets.get(slot) {
+        if let Some(outlet) = self.udp.outlets.get_mut(slot)
+            && !std::mem::replace(&mut outlet.is_unread, true)
+        {
             self.udp.unread.push(outlet.key);
         }
     }
