@@ -53,7 +53,8 @@ pub enum CloseReason {
     PortExhausted,
     /// A flow has had all the replies that `udp.responses` expects.
     Answered,
-    /// A flow was the longest idle one when `udp.max_flows` was reached, and gave its place to a new one.
+    /// A flow was the longest idle one when `udp.max_flows` was reached, and gave its place to a new one; or a reload
+    /// made `udp.max_flows` smaller.
     Shed,
 }
 

@@ -48,6 +48,8 @@ struct World {
     by_peer: HashMap<Peer, usize>,
     sockets: u32,
     is_draining: bool,
+    /// Flows there may be: `max_flows`, or as many as there were when a reload made that smaller, until they have gone.
+    bound: usize,
     sent: u64,
     forwarded: u64,
     opened: u64,
@@ -125,6 +127,7 @@ impl World {
             by_peer: HashMap::new(),
             sockets: 0,
             is_draining: false,
+            bound: options.max_flows.get() as usize,
             sent: 0,
             forwarded: 0,
             opened: 0,
@@ -183,7 +186,9 @@ impl World {
             }
         };
         self.forwarded += u64::from(count);
+        let ended = self.ended;
         self.hear(before.is_none());
+        assert!(self.ended <= ended + 1, "a new flow costs no more than one other");
         let flow = self.table.flow(slot);
         assert_eq!(flow.peer, peer, "a datagram belongs to its sender's flow");
         let backend = flow.backend.id;
@@ -256,7 +261,8 @@ impl World {
         (!of.is_empty()).then(|| of[self.rng.usize(..of.len())])
     }
 
-    /// Takes what the table has given up. `for_place` = somebody needed a place, so that flows may have been shed.
+    /// Takes what the table has given up. `for_place` = somebody needed a place; else flows are shed only where a reload
+    /// has made the bound smaller.
     fn hear(&mut self, for_place: bool) {
         while let Some(left) = self.table.take_left() {
             let (flow, reason) = match left {
@@ -275,7 +281,7 @@ impl World {
             let idle = |known: &Known| (known.settled, known.active);
             match reason {
                 CloseReason::Shed => {
-                    assert!(for_place);
+                    assert!(for_place || self.flows.len() >= self.options.max_flows.get() as usize, "it had to go");
                     let others = self.flows.values().filter(|other| other.active < Tick::at(self.now));
                     assert!(others.map(idle).all(|other| other >= idle(&known)), "the longest idle flow goes");
                 }
@@ -299,6 +305,7 @@ impl World {
         self.hear(false);
         let tick = Tick::at(self.now);
         assert!(self.table.next_deadline().is_none_or(|next| next > tick), "all that was due has ended");
+        assert!(self.flows.len() <= self.options.max_flows.get() as usize, "a smaller bound holds before long");
     }
 
     fn turn(&mut self) {
@@ -313,8 +320,6 @@ impl World {
             }
             91..93 => {
                 self.options = options(&mut self.rng);
-                self.options.max_flows =
-                    self.options.max_flows.max(NonZeroU32::new(self.stats.active()).unwrap_or(NonZeroU32::MIN));
                 let mut pool = (*self.pool_config).clone();
                 pool.on_down = on_down(&mut self.rng);
                 self.pool_config = Arc::new(pool);
@@ -344,8 +349,10 @@ impl World {
         self.stats.cell(0).dropped.iter().map(|count| count.read()).sum()
     }
 
-    fn assert_sound(&self) {
+    fn assert_sound(&mut self) {
         self.table.assert_sound();
+        assert!(self.flows.len() <= self.bound, "the table's bound holds");
+        self.bound = self.flows.len().max(self.options.max_flows.get() as usize);
         assert_eq!(self.table.len(), self.flows.len());
         assert_eq!(self.stats.active() as usize, self.flows.len());
         for backend in &self.backends {

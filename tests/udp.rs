@@ -342,6 +342,44 @@ fn a_flood_fills_the_table_to_its_bound_and_those_who_were_there_are_answered() 
 }
 
 #[test]
+fn a_smaller_bound_costs_the_longest_idle_flows_and_those_in_use_no_datagram() {
+    // It answers clients, and nobody whose address is made up.
+    let server = UdpServer::on(SERVERS, "a", |datagram, _| match datagram {
+        b"who" => vec![b"a who".to_vec()],
+        _ => Vec::new(),
+    });
+    let file = |max: usize| config(LOOPBACK, &format!("max_flows = {max}"), "", "", &[&server]);
+    let evener = Evener::start(&file(1000));
+    let address = evener.address("dns");
+    let ask_all = |clients: &[UdpSocket]| clients.iter().for_each(|client| assert_eq!(who_answers(client), "a"));
+    let in_use: Vec<UdpSocket> = (0..20).map(|_| udp_client(address)).collect();
+    (0..2).for_each(|_| ask_all(&in_use));
+    let mut expected = 20;
+    for (net, count) in [(10, 300), (11, 400)] {
+        for port in 20_000..20_000 + count {
+            UdpSocket::bind((Ipv4Addr::new(127, net, 0, 1), port)).unwrap().send_to(b"forged", address).unwrap();
+        }
+        expected += u64::from(count);
+        wait_until(SOON, "all have a flow", || flows(&evener) == expected);
+    }
+    evener.reload(&file(60));
+    wait_until(SOON, "there are no more than there may be", || {
+        ask_all(&in_use);
+        flows(&evener) <= 60
+    });
+    evener.wait_for_endings(660, "shed");
+    ask_all(&in_use);
+    assert_eq!((flows(&evener), evener.endings("shed")), (60, 660), "no more of them than had to");
+    let shed = evener.events().into_iter().filter(|event| event["reason"] == "shed");
+    let shed: Vec<String> = shed.map(|event| event["client"].as_str().unwrap().to_owned()).collect();
+    let of_net = |net: &str| shed.iter().filter(|client| client.starts_with(net)).count();
+    assert_eq!((of_net("127.10."), of_net("127.11.")), (300, 360), "the longest idle ones first, and none in use");
+    // From here on it is a full table like any other.
+    ask_all(&[udp_client(address), udp_client(address)]);
+    assert_eq!((flows(&evener), dropped(&evener, "table_full")), (60, 0));
+}
+
+#[test]
 fn without_a_descriptor_left_the_longest_idle_flow_gives_its_own_up() {
     let server = UdpServer::named("a");
     let evener = Evener::plan(&config(LOOPBACK, "", "", "", &[&server])).under(&["prlimit", "--nofile=60"]).start();

@@ -58,7 +58,7 @@ pub(super) struct Entry<S> {
     /// The place reserved on its backend.
     pub place: BackendSlot,
     /// The place among the listener's flows.
-    pub _slot: ListenerSlot,
+    pub slot: ListenerSlot,
     /// Replies that are still to come, where the listener says how many each datagram has.
     pub awaited: u64,
     /// When a datagram passed last.

@@ -244,8 +244,7 @@ impl<S> Table<S> {
 
     /// Ends the longest idle flow but for this one, so that it may have what that one used. False when there is none.
     pub fn shed_for(&mut self, slot: usize, now: Duration) -> bool {
-        let other = |line: &Line| line.iter(&self.flows).find(|candidate| *candidate != slot);
-        let Some(idle) = other(&self.fresh).or_else(|| other(&self.settled)) else { return false };
+        let Some(idle) = self.to_shed().find(|other| *other != slot) else { return false };
         self.end(idle, CloseReason::Shed, now);
         true
     }
@@ -275,32 +274,45 @@ impl<S> Table<S> {
     /// Ends all flows now.
     pub fn end_all(&mut self, reason: CloseReason, now: Duration) {
         let all: Vec<usize> = self.flows.iter().map(|(slot, _)| slot).collect();
-        all.into_iter().for_each(|slot| self.end(slot, reason, now));
+        all.into_iter().for_each(|slot| drop(self.end(slot, reason, now)));
     }
 
-    /// Ends what is due.
+    /// Ends what is due, and what a reload has left no place for.
     pub fn expire(&mut self, now: Duration) {
-        let tick = Tick::at(now);
         for _ in 0..EXPIRED_MAX {
-            let doomed = self.doomed.first().filter(|(at, _)| *at <= tick).copied();
-            let idle = [&self.fresh, &self.settled].into_iter().filter_map(Line::first);
-            let idle = idle.min_by_key(|slot| self.flows[*slot].active_at).filter(|slot| self.due(*slot) <= tick);
-            match (doomed, idle) {
-                (Some((_, slot)), _) => {
-                    let reason = self.flows[slot].doom.map_or(CloseReason::Drained, |(_, reason)| reason);
-                    self.end(slot, reason, now);
-                }
-                (None, Some(slot)) if self.is_draining => self.end(slot, CloseReason::Drained, now),
-                (None, Some(slot)) => self.end(slot, CloseReason::ClientIdle, now),
-                (None, None) => return,
-            }
+            let Some((slot, reason)) = self.next_to_end(Tick::at(now)) else { return };
+            self.end(slot, reason, now);
         }
+    }
+
+    fn next_to_end(&self, now: Tick) -> Option<(usize, CloseReason)> {
+        let doomed = self.doomed.first().filter(|(at, _)| *at <= now);
+        let doomed = doomed.and_then(|(_, slot)| Some((*slot, self.flows[*slot].doom?.1)));
+        let idle = [&self.fresh, &self.settled].into_iter().filter_map(Line::first).min_by_key(|slot| self.due(*slot));
+        let idle_reason = if self.is_draining { CloseReason::Drained } else { CloseReason::ClientIdle };
+        let idle = idle.filter(|slot| self.due(*slot) <= now).map(|slot| (slot, idle_reason));
+        let shed = if self.has_too_many() { self.to_shed().next() } else { None };
+        doomed.or(idle).or(shed.map(|slot| (slot, CloseReason::Shed)))
     }
 
     /// When [`Table::expire`] has something to do.
     pub fn next_deadline(&self) -> Option<Tick> {
         let idle = [&self.fresh, &self.settled].into_iter().filter_map(Line::first).map(|slot| self.due(slot));
-        idle.chain(self.doomed.first().map(|(at, _)| *at)).min()
+        let shed = self.has_too_many().then_some(Tick(0));
+        idle.chain(self.doomed.first().map(|(at, _)| *at)).chain(shed).min()
+    }
+
+    /// Whether a reload has made the bound smaller than what there is. Each table ends what it has beyond its share.
+    fn has_too_many(&self) -> bool {
+        let max = self.options.max_flows.get();
+        let tables = self.workers * self.listener.config.bind.len() as u64;
+        self.flows.len() as u64 > u64::from(max) / tables && self.listener.stats.active() > max
+    }
+
+    /// All flows in the order in which they give their places up: the longest idle one first, and those whose client has
+    /// answered last.
+    fn to_shed(&self) -> impl Iterator<Item = usize> {
+        self.fresh.iter(&self.flows).chain(self.settled.iter(&self.flows))
     }
 
     /// When a flow will have been idle for too long.
@@ -361,7 +373,7 @@ impl<S> Table<S> {
         let at = self.flows.insert(Entry {
             flow,
             place,
-            _slot: slot,
+            slot,
             awaited: 0,
             active_at: Tick::at(now),
             settled: false,
@@ -389,15 +401,11 @@ impl<S> Table<S> {
 
     /// A place among the listener's flows, if need be that of the longest idle one.
     fn place_in_table(&mut self, now: Duration) -> Result<ListenerSlot, DropReason> {
-        let max = self.options.max_flows.get();
-        let stats = self.listener.stats.clone();
-        loop {
-            if let Some(slot) = ListenerSlot::take(&stats, max) {
-                return Ok(slot);
-            }
-            let idle = self.fresh.first().or_else(|| self.settled.first()).ok_or(DropReason::TableFull)?;
-            self.end(idle, CloseReason::Shed, now);
+        if let Some(slot) = ListenerSlot::take(&self.listener.stats, self.options.max_flows.get()) {
+            return Ok(slot);
         }
+        let idle = self.to_shed().next().ok_or(DropReason::TableFull)?;
+        Ok(self.end(idle, CloseReason::Shed, now))
     }
 
     fn pick(&mut self, peer: Peer, tried: &[BackendId]) -> Result<(Arc<Backend>, BackendSlot), DropReason> {
@@ -449,11 +457,11 @@ impl<S> Table<S> {
         self.left.extend(entry.flow.socket.take().map(Left::Socket));
     }
 
-    /// The one exit of a flow.
-    fn end(&mut self, slot: usize, reason: CloseReason, now: Duration) {
+    /// The one exit of a flow. Its place in the table is the caller's.
+    fn end(&mut self, slot: usize, reason: CloseReason, now: Duration) -> ListenerSlot {
         let line = if self.flows[slot].settled { &mut self.settled } else { &mut self.fresh };
         line.remove(&mut self.flows, slot);
-        let Entry { flow, doom, .. } = self.flows.remove(slot);
+        let Entry { flow, doom, slot: place, .. } = self.flows.remove(slot);
         self.by_peer.remove(&flow.peer);
         if let Some((at, _)) = doom {
             self.doomed.remove(&(at, slot));
@@ -463,6 +471,7 @@ impl<S> Table<S> {
         cell.closed[reason.index()].add(1);
         cell.durations.record(flow.age(now));
         self.left.push_back(Left::Flow(Box::new(flow), reason));
+        place
     }
 
     /// Asserts what always holds; for tests, for it looks at every flow.
@@ -489,6 +498,5 @@ impl<S> Table<S> {
         let doomed = self.flows.iter().filter_map(|(slot, entry)| entry.doom.map(|(at, _)| (at, slot)));
         assert_eq!(doomed.collect::<BTreeSet<_>>(), self.doomed);
         assert!(self.listener.stats.active() as usize >= self.flows.len());
-        assert!(self.listener.stats.active() <= self.options.max_flows.get(), "the table's bound holds");
     }
 }
