@@ -294,6 +294,37 @@ fn one_way_gives_each_datagram_to_a_backend_by_itself() {
 }
 
 #[test]
+fn a_listener_becomes_one_way_and_has_flows_again_by_a_reload() {
+    let backend = UdpSocket::bind(SERVERS).unwrap();
+    backend.set_read_timeout(Some(SOON)).unwrap();
+    let entry = format!("{{ address = \"{}\" }}", backend.local_addr().unwrap());
+    let file = |udp: &str| config_of(LOOPBACK, udp, "", "", std::slice::from_ref(&entry));
+    let evener = Evener::start(&file(""));
+    let client = udp_client(evener.address("dns"));
+    let sends = |datagram: &[u8]| {
+        client.send(datagram).unwrap();
+        let mut buffer = [0; 20];
+        let (len, from) = backend.recv_from(&mut buffer).unwrap();
+        assert_eq!(buffer[..len], *datagram);
+        from
+    };
+    let flow = sends(b"question");
+    evener.reload(&file("one_way = true"));
+    backend.send_to(b"answer", flow).unwrap();
+    assert_eq!(hear(&client).unwrap(), b"answer", "it was asked for before");
+    let outlet = sends(b"message");
+    assert_ne!(outlet, flow);
+    assert_eq!(sends(b"another"), outlet);
+    backend.send_to(b"nobody asked", outlet).unwrap();
+    wait_until(SOON, "it is dropped", || dropped(&evener, "late") == 1);
+    evener.reload(&file(""));
+    assert_eq!(sends(b"question"), flow, "its flow is still there");
+    backend.send_to(b"answer", flow).unwrap();
+    assert_eq!(hear(&client).unwrap(), b"answer");
+    assert_eq!((flows(&evener), evener.events().len()), (1, 1), "one flow, opened once");
+}
+
+#[test]
 fn clients_are_kept_out_or_limited() {
     let server = UdpServer::named("a");
     let keys = "allow = [\"127.0.0.0/16\"]\ndeny = [\"127.0.0.66/32\"]\nper_client = { connections = 2 }";

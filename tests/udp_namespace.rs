@@ -11,7 +11,9 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use evener::sys::datagram::{DatagramSocket, Inbox, Offload, Outbox};
-use harness::datagram::{DATAGRAM_MAX, UdpServer, ask, hear, udp_client_from, who_answers, who_answers_in_the_end};
+use harness::datagram::{
+    DATAGRAM_MAX, UdpServer, ask, hear, is_not_answered, udp_client_from, who_answers, who_answers_in_the_end,
+};
 use harness::{Evener, SOON, asleep, holds_for, is_root, memory_of, require, rerun_inside, wait_until};
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -394,6 +396,50 @@ fn inside_a_host_whose_address_changes() {
     let sources: Vec<String> = server.senders().keys().map(|from| from.ip().to_string()).collect();
     assert_eq!(sources, [OURS, OURS_TOO]);
     assert_eq!(flows(&evener), 1);
+}
+
+// --- Ports that are gone ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn running_out_of_local_ports_costs_a_datagram_and_is_not_the_backends_fault() {
+    let test = "running_out_of_local_ports_costs_a_datagram_and_is_not_the_backends_fault";
+    if !is_root() {
+        println!("SKIPPED {test}: needs root for a network namespace");
+        return;
+    }
+    if require(test, &["unshare", "ip"]) {
+        rerun_inside(&["unshare", "--net"], "inside_with_ten_ports", &[]);
+    }
+}
+
+#[test]
+#[ignore = "runs inside a network namespace of its own, started by the test above"]
+fn inside_with_ten_ports() {
+    const PORTS: std::ops::Range<u16> = 40_000..40_010;
+    run("ip", &["link", "set", "lo", "up"]);
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40009").unwrap();
+    // No port of ours may come from that range.
+    let server = UdpServer::on("127.0.0.1:21000", "a", |datagram, _| vec![[b"a ", datagram].concat()]);
+    for source in ["", "source = \"127.0.0.1\"\n"] {
+        let file = config("127.0.0.1:21001", "", &[server.entry("")]).replace("workers = 2", "workers = 1");
+        let evener = Evener::start(&format!("{file}passive = {{ failures = 1 }}\n{source}"));
+        let client = |port: u16| udp_client_from(&format!("127.0.0.1:{port}"), evener.address("dns"));
+        let taken: Vec<UdpSocket> = PORTS.map(|port| UdpSocket::bind(("127.0.0.1", port)).unwrap()).collect();
+        let first = client(22_000);
+        assert!(is_not_answered(&first, b"lost"));
+        assert_eq!((dropped(&evener, "port_exhausted"), flows(&evener)), (1, 0));
+        evener.wait_for_endings(1, "port_exhausted");
+        holds_for(Duration::from_millis(200), "it is not the backend's fault", || evener.state("dns", "a") == "up");
+        drop(taken);
+        assert_eq!(who_answers(&first), "a");
+        // Now flows have all ports: the longest idle one gives its own to a new one.
+        let others: Vec<UdpSocket> = (22_001..22_013).map(client).collect();
+        assert!(others.iter().all(|client| who_answers(client) == "a"));
+        evener.wait_for_endings(3, "shed");
+        assert_eq!((flows(&evener), evener.active("dns", "a")), (10, 10));
+        assert_eq!(dropped(&evener, "port_exhausted"), 1);
+        assert_eq!(evener.state("dns", "a"), "up");
+    }
 }
 
 // --- A tunnel -----------------------------------------------------------------------------------------------------------------
