@@ -55,6 +55,8 @@ pub struct Process {
     pub workers: Option<NonZeroUsize>,
     /// Pin worker i to core i.
     pub pin: bool,
+    /// Look for events for a moment before sleeping, while that pays.
+    pub busy_poll: bool,
     /// Connections at once over all listeners; `None` = what the file-descriptor limit allows.
     pub max_connections: Option<NonZeroU32>,
     /// The admin API's unix socket; `None` = off.

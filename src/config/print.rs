@@ -45,10 +45,11 @@ impl Lines {
 }
 
 fn print_process(out: &mut Lines, process: &Process) {
-    let Process { workers, pin, max_connections, admin, metrics, splice, log, drain } = process;
+    let Process { workers, pin, busy_poll, max_connections, admin, metrics, splice, log, drain } = process;
     out.header("process");
     out.key("workers", workers.map_or(quote("auto"), |count| count.to_string()));
     out.key("pin", pin);
+    out.key("busy_poll", busy_poll);
     out.key("max_connections", max_connections.map_or(0, |max| max.get()));
     out.key("admin", admin.as_ref().map_or(quote(""), |path| quote(path.display())));
     match metrics {

@@ -131,6 +131,7 @@ async fn claim(config: &Config, workers: usize, offload: Offload) -> Result<Clai
 fn options(config: &Config, fds: u64, workers: usize, offload: Offload) -> worker::Options {
     worker::Options {
         pin: config.process.pin,
+        busy_poll: config.process.busy_poll,
         pipes_max: capacity::pipes(config, fds, workers),
         access: config.process.log.access,
         offload,

@@ -1,6 +1,7 @@
 //! The data plane: worker threads that accept clients, connect them to backends and carry their bytes.
 
 mod accept;
+mod busy_poll;
 mod choose;
 mod commands;
 mod connection;
@@ -36,6 +37,8 @@ use turn::{Shared, Worker};
 pub struct Options {
     /// Pin worker i to core i.
     pub pin: bool,
+    /// Look for events for a moment before sleeping, while that pays.
+    pub busy_poll: bool,
     /// Kernel pipes that each worker may hold, for streams; 0 = everything is copied.
     pub pipes_max: usize,
     /// Which events go into the journal.

@@ -80,7 +80,10 @@ impl Worker {
         let bytes_in = relay.to_backend.bytes - before.0;
         let bytes_out = relay.to_client.bytes - before.1;
         if bytes_in + bytes_out > 0 {
-            connection.active_at = now;
+            if connection.active_at != now {
+                connection.active_at = now;
+                self.busy_poll.heard();
+            }
             let listener = connection.slot.stats().cell(self.index);
             listener.bytes_in.add(bytes_in);
             listener.bytes_out.add(bytes_out);

@@ -10,6 +10,7 @@ use mio::{Events, Poll};
 use slab::Slab;
 
 use super::accept::Listening;
+use super::busy_poll::{BusyPoll, LOOK_MAX};
 use super::connection::Connection;
 use super::mailbox::{Mailbox, Message};
 use super::token::{Key, Source};
@@ -33,6 +34,7 @@ pub struct Worker {
     pub index: usize,
     pub options: Options,
     pub poll: Poll,
+    pub busy_poll: BusyPoll,
     start: Instant,
     /// Since `start`, as of this turn.
     pub now: Duration,
@@ -82,6 +84,7 @@ impl Worker {
             room: Room::new(shared.options.pipes_max),
             options: shared.options,
             poll,
+            busy_poll: BusyPoll::default(),
             start: shared.start,
             now: Duration::ZERO,
             view: shared.view,
@@ -118,7 +121,7 @@ impl Worker {
         let mut fired = Vec::new();
         let mut messages = Vec::new();
         while !self.stopping {
-            match self.poll.poll(&mut events, self.patience()) {
+            match self.await_events(&mut events) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
@@ -159,6 +162,26 @@ impl Worker {
     /// This worker's own counts.
     pub fn stats(&self) -> &WorkerStats {
         &self.workers[self.index]
+    }
+
+    /// Waits for events, or for the time of the next timer: awake for a moment while that pays, then asleep.
+    fn await_events(&mut self, events: &mut Events) -> io::Result<()> {
+        let (patience, tick) = (self.patience(), self.tick());
+        if !self.options.busy_poll || patience == Some(Duration::ZERO) || !self.busy_poll.is_worth_it(tick) {
+            return self.poll.poll(events, patience);
+        }
+        self.poll.poll(events, Some(Duration::ZERO))?;
+        if !events.is_empty() {
+            return Ok(());
+        }
+        let until = clock() + patience.map_or(LOOK_MAX, |patience| patience.min(LOOK_MAX));
+        while events.is_empty() && clock() < until {
+            // Somebody may have to run on this core for there to be an event.
+            std::thread::yield_now();
+            self.poll.poll(events, Some(Duration::ZERO))?;
+        }
+        self.busy_poll.looked(!events.is_empty());
+        if events.is_empty() { self.poll.poll(events, self.patience()) } else { Ok(()) }
     }
 
     /// How long the poll may wait.

@@ -23,6 +23,7 @@ pub(super) fn read(r: &mut Reader) -> Process {
     Process {
         workers: r.or("workers", workers, None),
         pin: r.or("pin", boolean, false),
+        busy_poll: r.or("busy_poll", boolean, true),
         max_connections: r.or("max_connections", limit, None),
         admin: r.or("admin", admin, Some(PathBuf::from(ADMIN))),
         metrics: r.optional("metrics", |value| parse_socket_address(text(value)?)),
