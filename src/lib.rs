@@ -45,7 +45,8 @@
 //! the pool pick a backend (which reserves a place on it), and connects without blocking. An attempt that fails is noted
 //! to control and leads to another backend; a full pool leads to the queue. Once the backend answers, `tcp::relay` pumps
 //! its two halves within a budget a turn: small messages through the worker's scratch buffer, streams through a borrowed
-//! pipe. What is left when the budget is spent goes on the run queue, for no new edge will come. A FIN is passed on when
+//! pipe, after those who say little. What is left when the budget is spent goes on the run queue, for no new edge will
+//! come. A FIN is passed on when
 //! everything before it has been; then the other side has its own deadline. `worker::tcp::close` is the end: it gives
 //! the pipes back, resets or closes both sockets, counts and logs the reason, gives the reserved places back and calls
 //! whoever is next in the queue.

@@ -83,6 +83,9 @@ impl Conduit for Pipe {
 /// Bytes of the scratch buffer: how much one read may bring, and how much one direction may be left holding.
 pub const SCRATCH_BYTES: usize = 16 * 1024;
 
+/// Bytes a direction may move in one pump, when nobody else waits.
+pub const BUDGET_BYTES: usize = 512 * 1024;
+
 /// Bytes a pipe is asked to hold.
 pub const PIPE_BYTES: usize = 256 * 1024;
 
@@ -101,6 +104,8 @@ pub const PIPES_MAX: usize = 1024;
 pub struct Room<P> {
     /// Where reads land before they are written on.
     pub scratch: Box<[u8]>,
+    /// Bytes a direction may move in one pump; then others have theirs.
+    pub budget: usize,
     /// Empty pipes.
     pub pipes: Pipes<P>,
 }
@@ -108,7 +113,11 @@ pub struct Room<P> {
 impl<P: Conduit> Room<P> {
     /// With at most so many pipes; 0 = everything is copied.
     pub fn new(pipes_max: usize) -> Self {
-        Self { scratch: vec![0; SCRATCH_BYTES].into(), pipes: Pipes { free: Vec::new(), in_use: 0, max: pipes_max } }
+        Self {
+            scratch: vec![0; SCRATCH_BYTES].into(),
+            budget: BUDGET_BYTES,
+            pipes: Pipes { free: Vec::new(), in_use: 0, max: pipes_max },
+        }
     }
 }
 

@@ -13,9 +13,6 @@ const STREAM_ENDS_AFTER: u8 = 3;
 /// A splice of fewer bytes would have been cheaper as a copy.
 const SMALL_SPLICE_BYTES: usize = 8 * 1024;
 
-/// Bytes a direction may move in one turn; then others have theirs.
-pub const BUDGET_BYTES: usize = 512 * 1024;
-
 /// Bytes taken from the source and not yet taken by the sink.
 #[derive(Debug)]
 enum Residue<P> {
@@ -165,6 +162,11 @@ impl<P> Half<P> {
         self.eof || self.over
     }
 
+    /// Whether it is spliced.
+    pub fn is_streaming(&self) -> bool {
+        self.streaming
+    }
+
     /// Whether bytes are held for the sink.
     pub fn holds_bytes(&self) -> bool {
         !matches!(self.residue, Residue::None)
@@ -205,7 +207,7 @@ impl<P: Conduit> Half<P> {
             } else if !(self.source_ready && self.sink_ready) {
                 // Reading what cannot be written on would only move it from the kernel's buffer into ours.
                 Step::Out(Pumped::Blocked)
-            } else if moved >= BUDGET_BYTES {
+            } else if moved >= room.budget {
                 Step::Out(Pumped::Again)
             } else if self.streaming {
                 self.splice(source, room)

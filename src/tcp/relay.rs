@@ -86,6 +86,11 @@ impl<P> Relay<P> {
         self.first_fin.is_some() || self.failing
     }
 
+    /// Whether it carries much at once, in either direction.
+    pub fn is_streaming(&self) -> bool {
+        self.to_backend.is_streaming() || self.to_client.is_streaming()
+    }
+
     /// Takes note of an event. True when nobody reads from that side any more and its error must be asked for: hand it
     /// to [`Self::failed`].
     pub fn event(&mut self, side: Side, ready: Readiness) -> bool {

@@ -11,13 +11,16 @@ use crate::config::Access;
 use crate::id::Side;
 use crate::limit::ClientKey;
 use crate::reason::CloseReason;
-use crate::tcp::conduit::SCRATCH_BYTES;
+use crate::tcp::conduit::{BUDGET_BYTES, PIPE_BYTES, SCRATCH_BYTES};
 use crate::tcp::relay::{End, Progress, Readiness};
 use crate::timer::Tick;
 
 /// Age at which a connection has proved to last, and its backend side gets dead-peer detection: short ones are spared
 /// five system calls. (The client side has it from its listener.)
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// Bytes a direction may move in one pump while others wait: what fits into one pipe.
+const SHARED_BUDGET_BYTES: usize = PIPE_BYTES;
 
 impl Worker {
     /// The connection, unless it is gone and its slot another's.
@@ -45,11 +48,26 @@ impl Worker {
                 return self.close(key, end);
             }
         }
+        if connection.relay.is_streaming() {
+            return self.pump_later(key);
+        }
+        self.small_events += 1;
         self.pump(key);
     }
 
-    /// Goes on with connections that had more to do than one turn allows.
+    /// Puts the connection on the run queue, unless it stands there.
+    fn pump_later(&mut self, key: Key) {
+        let connection = &mut self.connections[key.slot as usize];
+        if !std::mem::replace(&mut connection.on_run_queue, true) {
+            self.run_queue.push(key);
+        }
+    }
+
+    /// Goes on with streams, and with others that had more to do than a pump allows: after those who say little, and
+    /// with less at once while there are such.
     pub fn pump_run_queue(&mut self) {
+        let others = std::mem::take(&mut self.small_events);
+        self.room.budget = if others > 0 { SHARED_BUDGET_BYTES } else { BUDGET_BYTES };
         let count = self.run_queue.len();
         for at in 0..count {
             let key = self.run_queue[at];
@@ -59,6 +77,7 @@ impl Worker {
             }
         }
         self.run_queue.drain(..count);
+        self.room.budget = SHARED_BUDGET_BYTES;
     }
 
     /// Moves what can be moved.
@@ -102,12 +121,7 @@ impl Worker {
                     self.arm_relay(key);
                 }
             }
-            Progress::Again => {
-                if !connection.on_run_queue {
-                    connection.on_run_queue = true;
-                    self.run_queue.push(key);
-                }
-            }
+            Progress::Again => self.pump_later(key),
             Progress::Ended(end) => self.close(key, end),
         }
     }

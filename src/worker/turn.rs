@@ -50,8 +50,10 @@ pub struct Worker {
     pub udp: Udp,
     pub wheel: Wheel,
     pub room: Room<Pipe>,
-    /// Connections that have more to do without an event.
+    /// Streams that are ready, and connections that have more to do without an event.
     pub run_queue: Vec<Key>,
+    /// Events of this turn that were for others than streams.
+    pub small_events: u32,
     pub cursors: HashMap<PoolId, Cursor>,
     pub rng: fastrand::Rng,
     /// One for each worker; ours stands at `index`.
@@ -96,6 +98,7 @@ impl Worker {
             udp: Udp::default(),
             wheel: Wheel::new(Tick(0)),
             run_queue: Vec::new(),
+            small_events: 0,
             cursors: HashMap::new(),
             rng: fastrand::Rng::new(),
             mailboxes: shared.mailboxes,
