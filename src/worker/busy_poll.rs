@@ -24,9 +24,9 @@ const TRUST_FIRST: u8 = TRUST_MIN + TRUST_LOST;
 /// One wait of so many is a trial while there is no trust.
 const TRIAL_EVERY: u32 = 64;
 
-/// Where more connections than this move bytes within one tick, it is better to sleep: their bytes gather meanwhile and
+/// Where more connections than this move bytes within one tick, or more datagrams come, it is better to sleep: their bytes gather meanwhile and
 /// share one wake-up, and the core is left to those who are to send them.
-const FEW: u32 = 8;
+const FEW: usize = 8;
 
 /// Remembers whether events came while they were looked for, and how many connections are talking.
 #[derive(Debug, Default)]
@@ -35,14 +35,14 @@ pub struct BusyPoll {
     waits: u32,
     tick: Tick,
     /// Connections that moved bytes, in this tick and in the last one before it that had any wait.
-    talking: u32,
-    talked: u32,
+    talking: usize,
+    talked: usize,
 }
 
 impl BusyPoll {
-    /// A connection moved its first bytes of this tick.
-    pub fn heard(&mut self) {
-        self.talking = self.talking.saturating_add(1);
+    /// So many connections moved their first bytes of this tick, or so many datagrams came.
+    pub fn heard(&mut self, count: usize) {
+        self.talking = self.talking.saturating_add(count);
     }
 
     /// Whether to look before the wait that begins now.
@@ -109,7 +109,7 @@ mod tests {
         let mut poll = BusyPoll::default();
         looks(&mut poll, 64, |_| true);
         let mut looks_when = |tick, talking| {
-            (0..talking).for_each(|_| poll.heard());
+            poll.heard(talking);
             poll.is_worth_it(Tick(tick))
         };
         assert!(looks_when(1, FEW));

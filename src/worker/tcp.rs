@@ -101,7 +101,7 @@ impl Worker {
         if bytes_in + bytes_out > 0 {
             if connection.active_at != now {
                 connection.active_at = now;
-                self.busy_poll.heard();
+                self.busy_poll.heard(1);
             }
             let listener = connection.slot.stats().cell(self.index);
             listener.bytes_in.add(bytes_in);

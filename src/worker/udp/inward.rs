@@ -46,6 +46,7 @@ impl Worker {
                     return false;
                 }
             };
+            self.busy_poll.heard(count);
             for slot in 0..count {
                 if self.udp.inlets[at].table.is_one_way() {
                     self.balance_each(at, slot);
