@@ -44,6 +44,7 @@ def arguments():
     add("--seconds", type=float, default=2.0, help="of each measurement")
     add("--warm-up", type=float, default=0.5, help="seconds before each measurement")
     add("--workers", type=int, default=1, help="workers or threads of each proxy")
+    add("--congestion", metavar="NAME", help="TCP's congestion control, as root; default: cubic, else reno")
     add("--binary", metavar="FILE", help="an evener built already")
     add("--load", metavar="FILE", help="a load generator built already")
     add("--envoy", metavar="FILE", help="where envoy is")
@@ -107,7 +108,7 @@ def found(stage):
 def measured(options):
     """Measures, and returns all that is to be kept."""
     with Stage(options) as stage:
-        stage.is_apart, network = namespace.enter()
+        stage.is_apart, network = namespace.enter(options.congestion)
         versions, left_out = found(stage)
         proxies, broken = rounds.rehearsed(stage, [BY_NAME[name] for name in versions], options.works)
         for name, version in versions.items():

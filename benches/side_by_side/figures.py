@@ -32,16 +32,20 @@ class Figures:
     def total(self, work, proxy, metric):
         return sum(self.values(work, proxy, metric))
 
+    def best(self, work, metric, peers):
+        """Of these the one with the best median. The best of each round would be whom noise favoured most in it."""
+        medians = {peer: median for peer in peers if (median := self.median(work, peer, metric)) is not None}
+        choose = min if METRICS[metric].smaller_is_better else max
+        return choose(medians, key=medians.get, default=None)
+
     def ratios(self, work, metric, peers):
-        """evener against the best of these peers in the same round, round by round."""
-        found = []
-        best = min if METRICS[metric].smaller_is_better else max
+        """evener against the best of these peers, round by round."""
+        best, found = self.best(work, metric, peers), []
         for number in range(len(self.rounds.get(work, []))):
-            ours = self.value(work, number, "evener", metric)
-            theirs = [value for peer in peers if (value := self.value(work, number, peer, metric))]
+            ours, theirs = [self.value(work, number, name, metric) for name in ("evener", best)]
             # What is added to direct's latency can be lost in noise: then there is nothing to compare.
-            if ours is not None and theirs and best(theirs) > 0:
-                found.append(ours / best(theirs))
+            if ours is not None and theirs is not None and theirs > 0:
+                found.append(ours / theirs)
         return found
 
     def growth(self, work, base, proxy, metric):

@@ -11,7 +11,6 @@ CLONE_NEWNET = 0x40000000  # unshare(2)
 SETTINGS = [
     "net/core/somaxconn",
     "net/ipv4/ip_local_port_range",
-    "net/ipv4/tcp_congestion_control",
     "net/ipv4/tcp_max_syn_backlog",
     "net/ipv4/tcp_max_tw_buckets",
     "net/ipv4/tcp_rmem",
@@ -19,14 +18,28 @@ SETTINGS = [
     "net/ipv4/tcp_wmem",
 ]
 
+CONGESTION = "net/ipv4/tcp_congestion_control"
+# What Linux has unless somebody chose otherwise; and what is nearest to it where that may not be set.
+USUAL_CONGESTION = ["cubic", "reno"]
+
 
 def read(name):
     with open(f"/proc/sys/{name}") as file:
         return file.read().split()
 
 
-def enter():
-    """Whether we are in one now, and a sentence about it."""
+def choose_congestion(names):
+    """The first of these congestion controls that may be set; or the one that is there."""
+    for name in names:
+        with contextlib.suppress(OSError):
+            with open(f"/proc/sys/{CONGESTION}", "w") as file:
+                file.write(name)
+            return name
+    return read(CONGESTION)[0]
+
+
+def enter(congestion):
+    """Whether we are in one now, and a sentence about it. Without a name the congestion control is the usual one."""
     if os.geteuid() != 0:
         return False, "not root: in the machine's own network, with its firewall"
     if shutil.which("ip") is None:
@@ -40,7 +53,8 @@ def enter():
         with contextlib.suppress(OSError), open(f"/proc/sys/{name}", "w") as file:
             file.write(" ".join(outside[name]))
     alike = [name for name in changed if read(name) == outside[name]]
-    notes = ["in a network namespace of its own"]
+    chosen = choose_congestion([congestion] if congestion else USUAL_CONGESTION)
+    notes = [f"in a network namespace of its own with {chosen} as its congestion control"]
     if alike:
         values = [f"{name.replace('/', '.')} = {' '.join(outside[name])}" for name in alike]
         notes.append(f"where these were set as outside: {'; '.join(values)}")

@@ -26,8 +26,9 @@ class Program:
 
     suffix, is_peer = ".cfg", True
 
-    def __init__(self, name, *carries, family=None):
-        self.name, self.carries, self.family = name, set(carries), family or name
+    def __init__(self, name, *carries, family=None, is_for_large=False):
+        """One `is_for_large` messages differs from others only there: elsewhere it would be a second try of the same."""
+        self.name, self.carries, self.family, self.is_for_large = name, set(carries), family or name, is_for_large
 
     def values(self):
         """What its file wants to know besides what all of them do."""
@@ -117,7 +118,7 @@ PROXIES = [
     HAProxy("haproxy", "tcp"),
     HAProxy("haproxy-splice", "tcp"),
     Nginx("nginx", "tcp", "udp"),
-    Nginx("nginx-64k", "tcp"),
+    Nginx("nginx-64k", "tcp", is_for_large=True),
     Envoy("envoy", "tcp", "udp"),
     Envoy("envoy-gso", "udp", family="envoy"),
     KernelNat(),

@@ -83,7 +83,7 @@ def wait_until_it_answers(work, ports, has_ended=lambda: False):
 class Direct:
     """No proxy at all."""
 
-    name, carries, is_peer = "direct", {"tcp", "udp"}, False
+    name, carries, is_peer, is_for_large = "direct", {"tcp", "udp"}, False, False
 
     def find(self, _stage):
         """Its version; LeftOut when it is not there."""
@@ -98,7 +98,7 @@ class Direct:
 class Floor:
     """The load's own relay: about the least that a proxy over epoll can do, and no more than that."""
 
-    name, carries, is_peer = "floor", {"tcp"}, False
+    name, carries, is_peer, is_for_large = "floor", {"tcp"}, False, False
 
     def find(self, _stage):
         return "the least that a proxy over epoll can do"
@@ -120,7 +120,7 @@ class KernelNat:
     """nftables: no proxy, but addresses rewritten on their way. Its table is there only while it is measured, for what
     it makes the kernel remember of each connection would slow the others."""
 
-    name, carries, is_peer = "kernel-nat", {"tcp", "udp"}, False
+    name, carries, is_peer, is_for_large = "kernel-nat", {"tcp", "udp"}, False, False
 
     def find(self, stage):
         if not stage.is_apart:

@@ -18,9 +18,12 @@ def say(text):
 
 
 def partakers(proxies, work):
-    return [
-        proxy for proxy in proxies if work.protocol in proxy.carries and proxy.name in (work.proxies or [proxy.name])
-    ]
+    def takes_part(proxy):
+        if work.protocol not in proxy.carries or proxy.is_for_large and not work.is_large:
+            return False
+        return not work.proxies or proxy.name in work.proxies
+
+    return list(filter(takes_part, proxies))
 
 
 def rehearsed(stage, proxies, works):

@@ -44,6 +44,10 @@ class Work:
         return self.services[0].protocol
 
     @property
+    def is_large(self):
+        return any(max(service.request, service.answer) > 16 * KIB for service in self.services)
+
+    @property
     def mode(self):
         return self.words[self.words.index("--mode") + 1] if self.protocol == "tcp" else "udp"
 
