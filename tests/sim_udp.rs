@@ -14,7 +14,7 @@ use evener::id::{BackendId, ListenerId, PoolId};
 use evener::limit::{Limiter, Limits};
 use evener::reason::{CloseReason, ConnectFailure, DropReason};
 use evener::snapshot::{Backend, Listener, Member, Pool};
-use evener::stats::{BackendStats, ListenerStats, PoolStats};
+use evener::stats::{BackendCell, BackendStats, ListenerStats, PoolStats};
 use evener::timer::Tick;
 use evener::udp::table::{Left, Step};
 use evener::udp::{Peer, Table};
@@ -30,6 +30,20 @@ struct Known {
     active: Tick,
     settled: bool,
     replies: u64,
+    /// Replies that are still to come.
+    awaited: u64,
+    /// Nobody listens at its backend, as far as is known.
+    suspect: bool,
+    /// When it ends by force, and why.
+    doom: Option<(Tick, CloseReason)>,
+}
+
+impl Known {
+    fn move_to(&mut self, backend: BackendId) {
+        self.backend = backend;
+        // What was to happen to the flows of the old backend is no longer its concern.
+        self.doom = self.doom.filter(|(_, reason)| *reason != CloseReason::BackendDown);
+    }
 }
 
 struct World {
@@ -54,6 +68,13 @@ struct World {
     forwarded: u64,
     opened: u64,
     ended: u64,
+    /// Times that a flow was given another backend.
+    changed: u64,
+    /// Times that a socket could not be had.
+    failed: u64,
+    /// Times that there was no backend.
+    unserved: u64,
+    bytes_out: u64,
 }
 
 fn base() -> Config {
@@ -132,6 +153,10 @@ impl World {
             forwarded: 0,
             opened: 0,
             ended: 0,
+            changed: 0,
+            failed: 0,
+            unserved: 0,
+            bytes_out: 0,
             rng,
         }
     }
@@ -162,10 +187,8 @@ impl World {
         let peer = self.peers[self.rng.usize(..self.peers.len())];
         let count = self.rng.u32(1..4);
         let before = self.by_peer.get(&peer).copied();
-        let (was_on, had_other) = match before {
-            Some(slot) => (Some(self.flows[&slot].backend), self.has_other(self.flows[&slot].backend)),
-            None => (None, false),
-        };
+        let was_on = before.map(|slot| self.flows[&slot].backend);
+        let had_other = was_on.is_some_and(|backend| self.has_other(backend));
         let dropped = self.dropped();
         let step = self.table.on_client(peer, count, 10 * u64::from(count), self.now);
         self.sent += u64::from(count);
@@ -174,15 +197,7 @@ impl World {
             Err(reason) => {
                 assert!(before.is_none(), "a flow's own client is not refused: {reason:?}");
                 assert_eq!(self.dropped(), dropped + u64::from(count), "a drop is counted");
-                match reason {
-                    DropReason::Draining => assert!(self.is_draining),
-                    DropReason::Denied => assert_eq!(peer.client.ip(), IpAddr::from([10, 0, 0, 3])),
-                    DropReason::Limited => assert!(self.config.per_client.connections.is_some()),
-                    DropReason::NoBackend => assert!(self.down.iter().all(|down| *down)),
-                    DropReason::BackendsFull => {}
-                    other => panic!("{other:?} is not what a table drops for while it has flows of its own"),
-                }
-                return self.hear(false);
+                return self.hear_of_drop(peer, reason);
             }
         };
         self.forwarded += u64::from(count);
@@ -194,29 +209,71 @@ impl World {
         let backend = flow.backend.id;
         if let Some(was_on) = was_on {
             assert_eq!(before, Some(slot), "the flow goes on");
-            if self.is_down(was_on) && self.may_move() && had_other {
-                assert!(!self.is_down(backend), "a flow does not stay with a dead backend");
-            }
+            let (was_down, may_move) = (self.is_down(was_on), self.may_move());
             let known = self.flows.get_mut(&slot).expect("it is known");
             known.settled |= known.replies > 0;
+            let is_lost = may_move && (was_down || known.suspect);
+            known.suspect &= !may_move;
+            assert_eq!(backend != was_on, is_lost && had_other, "a flow stays with its backend unless that is dead");
             if backend != was_on {
                 assert!(matches!(step, Ok(Step::Connect(_))), "another backend needs another socket");
                 assert_eq!(known.socket, None, "the old socket was given back");
-                known.backend = backend;
+                known.move_to(backend);
+                self.changed += 1;
+                assert!(!self.is_down(backend));
             }
         } else {
             self.opened += 1;
-            let known = Known { peer, backend, socket: None, active: Tick(0), settled: false, replies: 0 };
+            let known = Known {
+                peer,
+                backend,
+                socket: None,
+                active: Tick(0),
+                settled: false,
+                replies: 0,
+                awaited: 0,
+                suspect: false,
+                doom: None,
+            };
             self.flows.insert(slot, known);
             self.by_peer.insert(peer, slot);
             assert!(!self.is_down(backend), "a new flow goes to a backend that is up");
         }
         let known = self.flows.get_mut(&slot).expect("it is known");
         known.active = Tick::at(self.now);
+        known.awaited += u64::from(count) * self.options.responses.map_or(0, |each| each.get().into());
         match step {
             Ok(Step::Forward(_)) => assert!(known.socket.is_some() && known.socket == flow.socket),
             _ => self.connect(slot),
         }
+    }
+
+    /// A datagram that belongs to no flow, as where the listener is one way.
+    fn client_sends_one_way(&mut self) {
+        let peer = self.peers[self.rng.usize(..self.peers.len())];
+        self.sent += 1;
+        match self.table.on_one_way(peer, 10, self.now) {
+            Ok(backend) => {
+                assert!(!self.is_down(backend.id));
+                self.forwarded += 1;
+            }
+            Err(reason) => self.hear_of_drop(peer, reason),
+        }
+    }
+
+    fn hear_of_drop(&mut self, peer: Peer, reason: DropReason) {
+        match reason {
+            DropReason::Draining => assert!(self.is_draining),
+            DropReason::Denied => assert_eq!(peer.client.ip(), IpAddr::from([10, 0, 0, 3])),
+            DropReason::Limited => assert!(self.config.per_client.connections.is_some()),
+            DropReason::NoBackend => {
+                assert!(self.down.iter().all(|down| *down));
+                self.unserved += 1;
+            }
+            DropReason::BackendsFull => {}
+            other => panic!("{other:?} is not what a table drops for while it has flows of its own"),
+        }
+        self.hear(false);
     }
 
     /// Opens a socket for a flow, as the worker does; sometimes that fails.
@@ -230,6 +287,11 @@ impl World {
                 continue;
             }
             let goes_on = self.table.failed(slot, failure, &mut tried, self.now);
+            self.failed += 1;
+            assert!(
+                tried.len() <= self.pool_config.connect.attempts.get() as usize,
+                "no more attempts than it may have"
+            );
             if !goes_on {
                 self.hear(false);
                 assert!(!self.flows.contains_key(&slot), "a flow without a socket has ended");
@@ -238,7 +300,8 @@ impl World {
             let backend = self.table.flow(slot).backend.id;
             assert!(!tried.contains(&backend), "nobody is tried twice");
             self.hear(false);
-            self.flows.get_mut(&slot).expect("it is known").backend = backend;
+            self.flows.get_mut(&slot).expect("it is known").move_to(backend);
+            self.changed += 1;
         }
         self.sockets += 1;
         self.table.attach(slot, self.sockets);
@@ -251,10 +314,17 @@ impl World {
         let Some(slot) = self.choice(&open) else { return };
         let count = self.rng.u32(1..4);
         let known = self.flows.get_mut(&slot).expect("it is known");
-        (known.active, known.replies) = (Tick::at(self.now), known.replies + u64::from(count));
-        let peer = known.peer;
+        let backend = self.table.flow(slot).backend.stats.clone();
+        let is_first = known.replies == 0 && self.table.flow(slot).attempts == 1;
+        (known.active, known.suspect, known.replies) = (Tick::at(self.now), false, known.replies + u64::from(count));
+        let is_last = (1..=u64::from(count)).contains(&known.awaited) && self.options.responses.is_some();
+        known.awaited = known.awaited.saturating_sub(count.into());
+        let (peer, cost) = (known.peer, backend.connect_cost_us());
         assert_eq!(self.table.on_backend(slot, count, 7, self.now), peer, "a reply goes to the flow's own client");
+        self.bytes_out += 7;
+        assert!(is_first || backend.connect_cost_us() == cost, "only the first reply tells how far off a backend is");
         self.hear(false);
+        assert_eq!(self.flows.contains_key(&slot), !is_last, "a flow ends with the last of its answers");
     }
 
     fn choice<T: Copy>(&mut self, of: &[T]) -> Option<T> {
@@ -289,7 +359,11 @@ impl World {
                     assert!(known.active.since_start() + self.options.idle_timeout <= self.now, "it was idle");
                 }
                 CloseReason::Answered => assert!(self.options.responses.is_some()),
-                CloseReason::Drained => assert!(self.is_draining),
+                CloseReason::Drained if self.is_draining => {}
+                CloseReason::Drained | CloseReason::BackendDown => {
+                    let due = known.doom.filter(|(at, _)| *at <= Tick::at(self.now));
+                    assert_eq!(due.map(|(_, why)| why), Some(reason), "its time has come");
+                }
                 _ => {}
             }
         }
@@ -305,12 +379,14 @@ impl World {
         self.hear(false);
         let tick = Tick::at(self.now);
         assert!(self.table.next_deadline().is_none_or(|next| next > tick), "all that was due has ended");
+        assert!(self.flows.values().all(|known| known.doom.is_none_or(|(at, _)| at > tick)));
         assert!(self.flows.len() <= self.options.max_flows.get() as usize, "a smaller bound holds before long");
     }
 
     fn turn(&mut self) {
         match self.rng.u32(..100) {
-            0..55 => self.client_sends(),
+            0..50 => self.client_sends(),
+            50..55 => self.client_sends_one_way(),
             55..75 => self.backend_replies(),
             75..85 => self.pass_time(),
             85..91 => {
@@ -329,13 +405,18 @@ impl World {
                 let all: Vec<usize> = self.flows.keys().copied().collect();
                 if let Some(slot) = self.choice(&all) {
                     self.table.suspect(slot);
+                    self.flows.get_mut(&slot).expect("it is known").suspect = true;
                 }
             }
             96..98 => {
                 let at = Tick::at(self.now + Duration::from_millis(self.rng.u64(..900)));
                 let gone = self.backends[self.rng.usize(..self.backends.len())].id;
+                let reason = [CloseReason::BackendDown, CloseReason::Drained][self.rng.usize(..2)];
                 let times = |count, _: &mut fastrand::Rng| vec![at; count];
-                self.table.doom(CloseReason::BackendDown, |flow| flow.backend.id == gone, times);
+                self.table.doom(reason, |flow| flow.backend.id == gone, times);
+                for known in self.flows.values_mut().filter(|known| known.backend == gone) {
+                    known.doom = [known.doom, Some((at, reason))].into_iter().flatten().min_by_key(|(at, _)| *at);
+                }
             }
             98 if self.rng.u32(..5) == 0 => {
                 self.is_draining = true;
@@ -364,6 +445,16 @@ impl World {
         assert_eq!(self.stats.cell(0).datagrams_in.read(), self.sent);
         let closed: u64 = self.stats.cell(0).closed.iter().map(|count| count.read()).sum();
         assert_eq!((self.stats.cell(0).accepted.read(), closed), (self.opened, self.ended));
+        let bytes = (self.stats.cell(0).bytes_in.read(), self.stats.cell(0).bytes_out.read());
+        assert_eq!(bytes, (10 * self.forwarded, self.bytes_out));
+        let sum = |count: fn(&BackendCell) -> u64| -> u64 {
+            self.backends.iter().map(|backend| count(backend.stats.cell(0))).sum()
+        };
+        assert_eq!((sum(|cell| cell.bytes_in.read()), sum(|cell| cell.bytes_out.read())), bytes);
+        let moves = (sum(|cell| cell.established.read()), sum(|cell| cell.retries.read()));
+        assert_eq!(moves, (self.opened + self.changed, self.changed));
+        assert_eq!(sum(|cell| cell.connect_failures.iter().map(|count| count.read()).sum()), self.failed);
+        assert_eq!(self.pool_stats.cell(0).no_backend.read(), self.unserved);
     }
 
     /// The end: nothing is left behind.
