@@ -5,7 +5,7 @@
 mod harness;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use evener::sys::datagram::{DatagramSocket, Inbox, Offload, Outbox};
 use harness::datagram::{
     SERVERS, UdpServer, ask, hear, is_not_answered, udp_client, udp_client_from, who_answers, who_answers_in_the_end,
 };
-use harness::{Evener, SOON, wait_until};
+use harness::{Evener, SOON, holds_for, wait_until};
 use serde_json::Value;
 
 /// One listener `dns` and its pool, without checks unless `pool_keys` has some.
@@ -122,6 +122,9 @@ fn a_flow_stays_with_its_backend_and_others_are_shared_out() {
     let of_a = first.iter().filter(|name| *name == "a").count();
     assert!((58..=62).contains(&of_a), "three of four go to a: {of_a} of 80");
     assert_eq!(evener.active("dns", "a") as usize, of_a);
+    wait_until(SOON, "the log has all of them", || evener.events().len() >= 80);
+    let ids: BTreeSet<u64> = evener.events().iter().map(|event| event["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), 80, "each has an id of its own, whichever worker has it");
 }
 
 #[test]
@@ -144,7 +147,7 @@ fn ip_hash_keeps_all_flows_of_a_client_together_and_a_higher_tier_waits() {
 fn a_flow_whose_backend_dies_is_given_another_with_its_next_datagram() {
     let mut servers = ["a", "b"].map(UdpServer::named);
     let passive = "passive = { failures = 1, window = \"10s\", eject = \"60s\" }";
-    let evener = Evener::start(&config(LOOPBACK, "", "", passive, &[&servers[0], &servers[1]]));
+    let mut evener = Evener::start(&config(LOOPBACK, "", "", passive, &[&servers[0], &servers[1]]));
     let clients: Vec<UdpSocket> = (0..20).map(|_| udp_client(evener.address("dns"))).collect();
     let of_a: Vec<&UdpSocket> = clients.iter().filter(|client| who_answers(client) == "a").collect();
     assert_eq!(of_a.len(), 10);
@@ -157,6 +160,10 @@ fn a_flow_whose_backend_dies_is_given_another_with_its_next_datagram() {
     }
     assert_eq!(flows(&evener), 20, "they are the same flows");
     assert_eq!((evener.active("dns", "a"), evener.active("dns", "b")), (0, 20));
+    (0..2).for_each(|_| evener.signal("TERM"));
+    evener.wait(SOON);
+    let opened = evener.events().iter().filter(|event| event["event"] == "open").count();
+    assert_eq!((opened, evener.endings("killed")), (20, 20), "each was told once");
 }
 
 #[test]
@@ -254,6 +261,28 @@ fn a_flow_ends_with_its_answers_and_its_port_is_used_again() {
 }
 
 #[test]
+fn a_reply_that_comes_too_late_reaches_nobody_who_has_the_port_now() {
+    let server = UdpServer::on(SERVERS, "twice", |datagram, _| vec![datagram.to_vec(), b"late".to_vec()]);
+    let file = config(LOOPBACK, "responses = 1", "", "", &[&server]).replace("workers = 2", "workers = 1");
+    let (head, pool) = file.split_once("[pool").unwrap();
+    let (process, own) = head.split_once("[listener.dns]").unwrap();
+    let evener = Evener::start(&format!("{process}[listener.dns]{own}[listener.other]{own}[pool{pool}"));
+    let late = |name: &str| {
+        let status = evener.status();
+        let found = status["listeners"].as_array().unwrap().iter().find(|one| one["name"] == name);
+        found.unwrap()["udp"]["dropped"]["late"].as_u64().unwrap_or(0)
+    };
+    for round in 1..4 {
+        for name in ["dns", "other"] {
+            let client = udp_client(evener.address(name));
+            assert_eq!(ask(&client, name.as_bytes()), name.as_bytes());
+            wait_until(SOON, "the second reply is dropped", || late(name) == round);
+        }
+    }
+    assert_eq!(server.senders().len(), 1, "both listeners use one port, one after the other");
+}
+
+#[test]
 fn a_flow_waits_for_the_answers_of_all_its_datagrams() {
     // It answers only when it has heard three, all at once.
     let heard = std::sync::Mutex::new(Vec::new());
@@ -347,7 +376,7 @@ fn clients_are_kept_out_or_limited() {
 fn a_flood_fills_the_table_to_its_bound_and_those_who_were_there_are_answered() {
     let servers = ["a", "b"].map(UdpServer::named);
     let evener =
-        Evener::start(&config(LOOPBACK, "max_flows = 500, idle_timeout = \"1s\"", "", "", &[&servers[0], &servers[1]]));
+        Evener::start(&config(LOOPBACK, "max_flows = 500, idle_timeout = \"4s\"", "", "", &[&servers[0], &servers[1]]));
     let address = evener.address("dns");
     let old = udp_client(address);
     let its_backend = who_answers(&old);
@@ -370,6 +399,18 @@ fn a_flood_fills_the_table_to_its_bound_and_those_who_were_there_are_answered() 
     wait_until(SOON, "the flood has passed", || flows(&evener) <= 1);
     assert!(["a", "b"].contains(&who_answers(&udp_client(address)).as_str()), "newcomers are served again");
     wait_until(SOON, "its descriptors are back", || open_files(&evener) <= files + 2);
+}
+
+#[test]
+fn a_full_table_sheds_nobody_while_nobody_comes() {
+    let server = UdpServer::named("a");
+    // One of the two workers has more than half of them.
+    let evener = Evener::start(&config(LOOPBACK, "max_flows = 11", "", "", &[&server]));
+    let clients: Vec<UdpSocket> = (0..11).map(|_| udp_client(evener.address("dns"))).collect();
+    for _ in 0..3 {
+        clients.iter().for_each(|client| assert_eq!(who_answers(client), "a"));
+    }
+    assert_eq!((flows(&evener), server.senders().len()), (11, 11));
 }
 
 #[test]
@@ -509,11 +550,149 @@ fn a_proxy_header_stands_before_each_datagram_or_before_the_first() {
 }
 
 #[test]
+fn one_way_each_datagram_has_a_header_also_where_only_the_first_of_a_flow_has_one() {
+    let server = UdpServer::silent("a");
+    let evener = Evener::start(&config(LOOPBACK, "one_way = true", "", "send_proxy = \"v2_first\"", &[&server]));
+    let client = udp_client(evener.address("dns"));
+    let expected = [proxy_header(client.local_addr().unwrap(), evener.address("dns")), b"x".to_vec()].concat();
+    (0..3).for_each(|_| {
+        client.send(b"x").unwrap();
+    });
+    wait_until(SOON, "all have come", || server.count() == 3);
+    assert!(server.heard().iter().all(|(_, datagram)| *datagram == expected));
+}
+
+#[test]
+fn a_flow_that_has_the_port_of_another_begins_with_a_header_of_its_own() {
+    let server = UdpServer::echo(SERVERS);
+    let evener = Evener::start(&config(LOOPBACK, "responses = 1", "", "send_proxy = \"v2_first\"", &[&server]));
+    let address = evener.address("dns");
+    for _ in 0..10 {
+        let client = udp_client(address);
+        let header = proxy_header(client.local_addr().unwrap(), address);
+        assert_eq!(ask(&client, b"x"), [&header, &b"x"[..]].concat());
+        wait_until(SOON, "the flow has ended", || flows(&evener) == 0);
+    }
+    assert!(server.senders().len() < 10);
+}
+
+#[test]
+fn a_socket_without_a_flow_is_kept_while_it_is_used_and_closed_soon_after() {
+    let observe = |udp: &str| {
+        let servers = ["a", "b", "c"].map(UdpServer::named);
+        let evener = Evener::start(&config(LOOPBACK, udp, "", "", &servers.each_ref()));
+        let (client, files) = (udp_client(evener.address("dns")), open_files(&evener));
+        holds_for(Duration::from_secs(6), "there is one for each backend", || {
+            client.send(b"x").unwrap();
+            servers.iter().all(|server| server.senders().len() <= 1)
+        });
+        wait_until(SOON * 2, "they are closed", || open_files(&evener) <= files);
+    };
+    std::thread::scope(|scope| {
+        ["one_way = true", "responses = 1"].iter().for_each(|udp| drop(scope.spawn(move || observe(udp))));
+    });
+}
+
+#[test]
+fn a_listener_that_goes_takes_its_sockets_along() {
+    let servers = ["a", "b", "c"].map(UdpServer::silent);
+    let bind = quiet_address();
+    let file = config(&bind.to_string(), "one_way = true", "", "", &servers.each_ref());
+    let evener = Evener::start(&file);
+    let (client, files) = (udp_client(bind), open_files(&evener));
+    (0..3).for_each(|_| {
+        client.send(b"x").unwrap();
+    });
+    wait_until(SOON, "all have come", || servers.iter().all(|server| server.count() == 1));
+    evener.reload(&file.replace("[listener.dns]", "[listener.renamed]"));
+    wait_until(SOON, "its sockets are closed", || open_files(&evener) <= files);
+}
+
+#[test]
+fn what_is_more_than_one_turn_takes_is_taken_in_the_next_ones() {
+    // As long as the socket does not say so again: nothing else comes.
+    let backend = UdpSocket::bind(SERVERS).unwrap();
+    let entry = format!("{{ address = \"{}\" }}", backend.local_addr().unwrap());
+    let evener = Evener::start(&config_of(LOOPBACK, "", "", "", &[entry]));
+    let client = udp_client(evener.address("dns"));
+    socket2::SockRef::from(&client).set_recv_buffer_size(1 << 20).unwrap();
+    harness::asleep(evener.pid(), || {
+        (0..540).for_each(|_| {
+            client.send(b"x").unwrap();
+        })
+    });
+    wait_until(SOON, "all have come", || listener(&evener)["udp"]["datagrams_in"] == 540);
+    let (_, flow) = backend.recv_from(&mut [0]).unwrap();
+    // The first ones show that a stream comes, for which a socket has a larger buffer.
+    for count in [20, 400_usize] {
+        harness::asleep(evener.pid(), || {
+            (0..count).for_each(|number| {
+                backend.send_to(&content(0, number % 7), flow).unwrap();
+            });
+        });
+        for number in 0..count {
+            assert_eq!(hear(&client).unwrap(), content(0, number % 7), "{number} of {count}");
+        }
+    }
+}
+
+#[test]
+fn what_a_full_buffer_costs_is_counted_once() {
+    const COUNT: u64 = 40_000;
+    let server = UdpServer::silent("a");
+    let evener = Evener::start(&config(LOOPBACK, "", "", "", &[&server]));
+    let client = udp_client(evener.address("dns"));
+    harness::asleep(evener.pid(), || {
+        (0..COUNT).for_each(|_| {
+            client.send(b"x").unwrap();
+        })
+    });
+    let known = || listener(&evener)["udp"]["datagrams_in"].as_u64().unwrap() + dropped(&evener, "receive_buffer_full");
+    let mut sent = COUNT;
+    wait_until(SOON, "all are counted", || {
+        // What is lost is told with the next one.
+        client.send(b"x").unwrap();
+        sent += 1;
+        known() >= COUNT
+    });
+    assert!(dropped(&evener, "receive_buffer_full") > 0);
+    holds_for(Duration::from_millis(200), "none is counted twice", || known() <= sent);
+}
+
+#[test]
+fn a_connection_that_waits_has_the_place_of_a_flow_that_ends() {
+    let tcp = harness::Backend::on(SERVERS, "both", |mut stream, _| stream.write_all(b"served\n"));
+    let server = UdpServer::on(&tcp.address().to_string(), "both", |_, _| Vec::new());
+    let entries = [server.entry("max_connections = 1")];
+    let file = config_of(LOOPBACK, "idle_timeout = \"300ms\"", "", "queue = { max = 1, timeout = \"60s\" }", &entries);
+    let evener = Evener::start(&format!("{file}\n[listener.tcp]\nbind = \"{LOOPBACK}\"\npool = \"dns\"\n"));
+    udp_client(evener.address("dns")).send(b"x").unwrap();
+    wait_until(SOON, "the flow has the place", || server.count() == 1);
+    let mut line = String::new();
+    let stream = harness::patiently(TcpStream::connect(evener.address("tcp")).unwrap());
+    BufReader::new(stream).read_line(&mut line).unwrap();
+    assert_eq!((line.as_str(), evener.endings("client_idle")), ("served\n", 1));
+}
+
+#[test]
 fn backends_see_the_source_that_the_pool_names() {
-    let server = UdpServer::named("a");
-    let evener = Evener::start(&config(LOOPBACK, "", "", "source = \"127.0.0.77\"", &[&server]));
-    assert_eq!(who_answers(&udp_client(evener.address("dns"))), "a");
-    assert!(server.senders().keys().all(|from| from.ip().to_string() == "127.0.0.77"));
+    // Also those whose socket was opened before a reload: the one of all datagrams, and the one of a flow that has ended.
+    for udp in ["", "one_way = true", "responses = 1"] {
+        let server = UdpServer::named("a");
+        let file = |source: &str| config(LOOPBACK, udp, "", &format!("source = \"{source}\""), &[&server]);
+        let evener = Evener::start(&file("127.0.0.77"));
+        let client = udp_client(evener.address("dns"));
+        let sources = ["127.0.0.77", "127.0.0.78"];
+        for (number, source) in sources.iter().enumerate() {
+            evener.reload(&file(source));
+            client.send(b"x").unwrap();
+            wait_until(SOON, "it has come", || server.count() > number);
+            wait_until(SOON, "the flow has ended", || udp.is_empty() || flows(&evener) == 0);
+        }
+        let heard: Vec<String> = server.heard().iter().map(|(from, _)| from.ip().to_string()).collect();
+        // A flow keeps what it has.
+        assert_eq!(heard, if udp.is_empty() { [sources[0]; 2] } else { sources });
+    }
 }
 
 #[test]
@@ -533,6 +712,9 @@ fn a_reply_leaves_from_the_address_that_the_client_spoke_to() {
         }
         let different: BTreeSet<_> = spoken_to.into_iter().collect();
         assert_eq!(flows(&evener), different.len() as u64, "what was spoken to is part of the flow");
+        wait_until(SOON, "the log has them", || evener.events().len() >= different.len());
+        let local = |at: usize| evener.events()[at]["local"].as_str().unwrap().parse::<SocketAddr>().unwrap();
+        assert_eq!(local(0), SocketAddr::new(spoken_to[0].parse().unwrap(), port));
     }
 }
 
@@ -544,7 +726,7 @@ fn the_end_of_the_process_waits_for_flows_that_are_in_use() {
     let (busy, quiet) = (udp_client(address), udp_client(address));
     assert_eq!((who_answers(&busy), who_answers(&quiet)), ("a".to_owned(), "a".to_owned()));
     evener.signal("TERM");
-    harness::holds_for(Duration::from_millis(2500), "a flow in use is served", || who_answers(&busy) == "a");
+    holds_for(Duration::from_millis(2500), "a flow in use is served", || who_answers(&busy) == "a");
     evener.wait_for_endings(1, "drained");
     assert!(is_not_answered(&udp_client(address), b"new"), "new flows are not opened");
     assert!(evener.runs());
@@ -622,7 +804,7 @@ fn a_backend_may_speak_when_nobody_asked_and_a_long_flow_keeps_its_place() {
     let client = udp_client(evener.address("dns"));
     for _ in 0..8 {
         client.send(b"keepalive").unwrap();
-        harness::holds_for(Duration::from_millis(150), "the flow is there", || flows(&evener) <= 1);
+        holds_for(Duration::from_millis(150), "the flow is there", || flows(&evener) <= 1);
         client.send(b"burst").unwrap();
         for number in 0..50 {
             assert_eq!(hear(&client).unwrap(), content(number, 1420));
@@ -669,7 +851,7 @@ fn a_broadcast_is_carried_once_however_many_workers_there_are() {
             client.send_to(b"all", ("127.255.255.255", evener.address("dns").port())).unwrap();
         }
         wait_until(SOON, "they have come", || server.count() >= before + 5);
-        harness::holds_for(Duration::from_millis(100), "there are no copies", || server.count() == before + 5);
+        holds_for(Duration::from_millis(100), "there are no copies", || server.count() == before + 5);
     }
 }
 
@@ -678,7 +860,7 @@ fn flows_and_datagrams_are_in_the_metrics_and_in_the_table_for_people() {
     let server = UdpServer::named("a");
     let port = harness::free_port();
     let keys = "deny = [\"127.0.0.66/32\"]";
-    let file = config(LOOPBACK, "idle_timeout = \"300ms\"", keys, "", &[&server]);
+    let file = config(LOOPBACK, "idle_timeout = \"2s\"", keys, "", &[&server]);
     let evener = Evener::start(&file.replace("workers = 2", &format!("workers = 2\nmetrics = \"127.0.0.1:{port}\"")));
     let address = evener.address("dns");
     let client = udp_client(address);
