@@ -232,7 +232,7 @@ fn run(seed: u64) -> CloseReason {
     let [client, backend] = peers.clone().map(|peer| Scripted(peer, RefCell::new(rng.fork())));
     let mut room: Room<ScriptedPipe> = Room::new(rng.usize(..4));
     let mut relay: Relay<ScriptedPipe> = Relay::default();
-    let preload = if rng.u8(..4) == 0 { vec![7; rng.usize(1..5000)] } else { Vec::new() };
+    let preload = if rng.u8(..4) == 0 { vec![7; rng.usize(1..40_000)] } else { Vec::new() };
     relay.to_backend.preload(&preload, &[]);
     for side in [Side::Client, Side::Backend] {
         relay.event(side, Readiness { readable: true, writable: true, ..Readiness::default() });

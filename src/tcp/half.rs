@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::conduit::{Conduit, PIPE_BYTES, Room, SCRATCH_BYTES, Stream};
+use super::conduit::{Conduit, PIPE_BYTES, Room, Stream};
 
 /// Full reads in a row, each written on whole, that make a direction a stream: from then on it is spliced.
 const STREAM_AFTER_READS: u8 = 3;
@@ -173,11 +173,11 @@ impl<P> Half<P> {
     }
 
     /// Puts bytes in front of whatever the source will bring: a PROXY header of our own, which does not count as the
-    /// source's, and what was read from the source already. To be called before the first pump, and with no more than
-    /// [`SCRATCH_BYTES`] together.
+    /// source's, and what was read from the source already. All of it is held, so whoever reads ahead has a limit. To be
+    /// called before the first pump.
     pub fn preload(&mut self, header: &[u8], payload: &[u8]) {
         let bytes = [header, payload].concat();
-        debug_assert!(self.bytes == 0 && bytes.len() <= SCRATCH_BYTES);
+        debug_assert!(self.bytes == 0 && !self.holds_bytes());
         if !bytes.is_empty() {
             self.header_left = header.len() as u16;
             self.residue = Residue::buffer(bytes);
@@ -323,7 +323,7 @@ impl<P: Conduit> Half<P> {
             return Step::Out(Pumped::Blocked);
         }
         if self.bytes == 0 {
-            self.top_up(source);
+            self.top_up(source, room);
         }
         let result = match &self.residue {
             Residue::None => return Step::Moved(0),
@@ -346,28 +346,20 @@ impl<P: Conduit> Half<P> {
         }
     }
 
-    /// Lets the first bytes of the source leave in the same write as a preloaded header.
-    fn top_up<S: Stream<Pipe = P>>(&mut self, source: &S) {
+    /// Lets the first bytes of the source leave in the same write as a preloaded header, as far as one read has room.
+    fn top_up<S: Stream<Pipe = P>>(&mut self, source: &S, room: &mut Room<P>) {
         if !self.source_ready || self.eof {
             return;
         }
-        let Residue::Buffer(rest) = &self.residue else { return };
-        if rest.gone > 0 {
+        let Residue::Buffer(rest) = &mut self.residue else { return };
+        let space = room.scratch.len().saturating_sub(rest.bytes.len());
+        if rest.gone > 0 || space == 0 {
             return;
         }
-        let header = &rest.bytes;
-        let mut both = vec![0; SCRATCH_BYTES];
-        let (head, room) = both.split_at_mut(header.len());
-        if room.is_empty() {
-            return;
-        }
-        head.copy_from_slice(header);
-        match source.recv(room) {
+        match source.recv(&mut room.scratch[..space]) {
             Ok(got) => {
-                let filled = header.len() + got;
-                self.note_read(got, room.len());
-                both.truncate(filled);
-                self.residue = Residue::buffer(both);
+                rest.bytes.extend_from_slice(&room.scratch[..got]);
+                self.note_read(got, space);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.source_ready = false,
             // A socket tells its error once.
