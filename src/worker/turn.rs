@@ -205,16 +205,16 @@ impl Worker {
         if current.generation == self.snapshot.generation {
             return;
         }
-        self.snapshot = current.clone();
+        let before = std::mem::replace(&mut self.snapshot, current.clone());
         for (_, listening) in &mut self.listening {
             if let Some(listener) = self.snapshot.listener(listening.listener.id) {
                 listening.listener = listener.clone();
             }
         }
         self.refresh_udp();
-        let snapshot = self.snapshot.clone();
-        self.cursors.retain(|id, _| snapshot.pool(*id).is_some());
-        for pool in snapshot.pools() {
+        self.cursors.retain(|id, _| self.snapshot.pool(*id).is_some());
+        // Also those that are gone: who waits there has another pool now.
+        for pool in before.pools() {
             self.call_next(&pool.stats);
         }
     }
