@@ -15,9 +15,10 @@
 //! A half ends by passing its source's FIN on, or with a fault of its source or of its sink. The relay turns the two
 //! ends into one [`relay::End`]: which reason, and which sides see a reset.
 //!
-//! [`proxy_header`] reads and writes the PROXY protocol.
+//! [`proxy_header`] reads and writes the PROXY protocol, [`hello`] finds the name in a TLS ClientHello.
 
 pub mod conduit;
 pub mod half;
+pub mod hello;
 pub mod proxy_header;
 pub mod relay;
