@@ -202,7 +202,7 @@ fn address_help() -> String {
 }
 
 /// Only digits and dots cannot be a host name: "10.0.0.300" is a mistake and never a name to resolve.
-fn looks_like_ipv4(host: &str) -> bool {
+pub(super) fn looks_like_ipv4(host: &str) -> bool {
     host.trim_end_matches('.')
         .rsplit('.')
         .next()
@@ -210,7 +210,7 @@ fn looks_like_ipv4(host: &str) -> bool {
 }
 
 /// RFC 1123, 2.1, and the underscores that are seen in practice.
-fn is_host_name(host: &str) -> bool {
+pub(super) fn is_host_name(host: &str) -> bool {
     let labels = host.strip_suffix('.').unwrap_or(host);
     labels.len() <= HOST_BYTES_MAX
         && labels.split('.').all(|label| {

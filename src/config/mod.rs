@@ -1,8 +1,9 @@
 //! The configuration, valid by type: what the file says once every problem in it has been refused.
 //!
 //! `file` reads the bytes, `syntax` makes a table of TOML of them, `raw` walks that table and refuses unknown keys,
-//! `validate` turns it into these types with the help of `units`, `address`, `payload` and `words`. `error` shows all
-//! problems at once with their places, `diff` says what a reload changes, `print` writes a configuration back as a file.
+//! `validate` turns it into these types with the help of `units`, `address`, `server_names`, `payload` and `words`.
+//! `error` shows all problems at once with their places, `diff` says what a reload changes, `print` writes a configuration
+//! back as a file.
 //! The names and meanings of the keys are the contract with users; defaults stand in `validate` and nowhere else.
 
 mod address;
@@ -14,6 +15,7 @@ mod print;
 mod raw;
 #[cfg(test)]
 pub(crate) mod sample;
+mod server_names;
 mod syntax;
 mod units;
 mod validate;
@@ -25,6 +27,7 @@ pub use error::{PROBLEMS_SHOWN_MAX, Problem, Report, Severity};
 pub use file::{FILE_BYTES_MAX, Loaded, load, parse};
 pub use payload::format_payload;
 pub use print::print;
+pub use server_names::ServerNames;
 pub use units::DURATION_MAX;
 pub use validate::{LISTENERS_MAX, POOLS_MAX};
 
@@ -42,7 +45,7 @@ use ipnet::IpNet;
 pub struct Config {
     /// `[process]`.
     pub process: Process,
-    /// `[listener.*]`, in the order of the file; each names a pool that exists.
+    /// `[listener.*]`, in the order of the file; each names pools that exist.
     pub listeners: Vec<Arc<Listener>>,
     /// `[pool.*]`, in the order of the file.
     pub pools: Vec<Arc<Pool>>,
@@ -142,6 +145,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// The pool that serves it.
     pub pool: String,
+    /// The pools that serve TLS clients who ask for these servers instead; `pool` serves all others.
+    pub sni: ServerNames,
     /// When not empty, all other sources are refused.
     pub allow: Vec<IpNet>,
     /// Refused sources; wins over `allow`.
@@ -164,6 +169,14 @@ pub struct Listener {
     pub defer_accept: bool,
     /// TCP keep-alive on both sides of each connection; `None` (the file's `keepalive = false`) = off.
     pub keepalive: Option<Keepalive>,
+}
+
+impl Listener {
+    /// The pools that it uses, once each.
+    pub fn pools(&self) -> impl Iterator<Item = &str> {
+        let named = self.sni.pools().into_iter().filter(|pool| *pool != self.pool);
+        std::iter::once(self.pool.as_str()).chain(named)
+    }
 }
 
 /// `listener.protocol`, with the options that only that protocol has.

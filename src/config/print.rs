@@ -20,7 +20,7 @@ pub fn print(config: &Config) -> String {
     }
     let users = |udp: bool| -> HashSet<&str> {
         let listeners = config.listeners.iter().filter(|listener| (listener.protocol != Protocol::Tcp) == udp);
-        listeners.map(|listener| listener.pool.as_str()).collect()
+        listeners.flat_map(|listener| listener.pools()).collect()
     };
     let (tcp, udp) = (users(false), users(true));
     for pool in &config.pools {
@@ -75,6 +75,9 @@ fn print_listener(out: &mut Lines, listener: &Listener) {
     };
     out.key("protocol", quote(protocol));
     out.key("pool", quote(&listener.pool));
+    for (name, pool) in listener.sni.iter() {
+        out.key(&format!("sni.{}", quote(name)), quote(pool));
+    }
     out.key("allow", list(&listener.allow));
     out.key("deny", list(&listener.deny));
     if udp.is_none() {

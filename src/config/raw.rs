@@ -32,7 +32,7 @@ impl Fault {
         Self { help: Some(help.into()), ..self }
     }
 
-    fn at(self, span: Span, key: &str) -> Finding {
+    pub fn at(self, span: Span, key: &str) -> Finding {
         let finding = Finding::error(span, format!("invalid `{}`: {}", quoted(key), self.what)).label(self.label);
         Finding { help: self.help, ..finding }
     }
@@ -40,6 +40,9 @@ impl Fault {
 
 /// A value with its place.
 pub(super) type Item<'t> = Spanned<DeValue<'t>>;
+
+/// A key that the file chooses, and its value.
+pub(super) type Entry<'t> = (&'t Spanned<DeString<'t>>, &'t Item<'t>);
 
 /// One table of the file, or one that is missing.
 pub(super) struct Reader<'t, 'f> {
@@ -225,13 +228,13 @@ impl<'t, 'f> Reader<'t, 'f> {
         value
     }
 
-    /// All entries of a table whose keys are names, in the order of the file: `[pool.*]`.
-    pub fn entries(&mut self, key: &'static str) -> Vec<(&'t Spanned<DeString<'t>>, &'t Item<'t>)> {
+    /// All entries of a table whose keys are names, in the order of the file: `[pool.*]`. `help` says how it is written.
+    pub fn entries(&mut self, key: &'static str, expected: &str, help: &str) -> Vec<Entry<'t>> {
         let Some(item) = self.take(key) else { return Vec::new() };
         let DeValue::Table(table) = item.get_ref() else {
-            let finding = Finding::error(item.span(), format!("`{key}` must be a table of tables"))
+            let finding = Finding::error(item.span(), format!("`{key}` must be {expected}"))
                 .label(kind_of(item.get_ref()))
-                .help(format!("give each {key} a name: `[{key}.NAME]`"));
+                .help(help);
             self.findings.push(finding);
             return Vec::new();
         };

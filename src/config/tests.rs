@@ -120,6 +120,20 @@ fn a_listener_of_another_protocol_is_another_listener() {
 }
 
 #[test]
+fn a_pool_that_only_names_of_servers_lead_to_is_used_like_any_other() {
+    let tls = "[listener.tls]\nbind = \"0.0.0.0:443\"\npool = \"web\"\nsni = { \"A.example.com\" = \"dns\" }\n";
+    let web = "[pool.web]\nbackends = [\"10.0.0.2:443\"]\n";
+    let text = format!("{DNS}{tls}{web}");
+    assert!(parse("evener.toml", text.as_bytes()).unwrap().warnings.is_empty());
+    let config = read(&text);
+    assert_eq!(config.pools[0].health.kind, Check::Tcp, "TCP clients use it too");
+    assert!(config.listeners[1].pools().eq(["web", "dns"]));
+    assert!(print(&config).contains("sni.\"a.example.com\" = \"dns\"\n"));
+    assert!(diff(&config, &read(&text.replace("A.example", "a.Example"))).is_empty());
+    assert_eq!(diff(&config, &read(&text.replace("A.example", "b.example"))).to_string(), "listeners: ~tls");
+}
+
+#[test]
 fn a_key_of_a_nested_table_leaves_the_others_at_their_defaults() {
     let config = read(&DATABASE.replace("log = { format = \"json\" }", "log.level = \"warn\""));
     assert_eq!(config.process.log, Log { level: LogLevel::Warn, format: LogFormat::Text, access: Access::Close });

@@ -135,10 +135,10 @@ fn every_field_of_the_access_log_is_documented() {
     assert_documented("field", &first_column(&rows), &set(quoted_after(fields, "        (")));
 }
 
-/// The paths of all values: "pool.backends.address". Names that the file chooses are left out.
+/// The paths of all values: "pool.backends.address". Names that the file chooses are left out, those of servers too.
 fn paths(value: &toml::Value, path: &[&str], found: &mut BTreeSet<String>) {
     match value {
-        toml::Value::Table(table) => {
+        toml::Value::Table(table) if path.last() != Some(&"sni") => {
             for (key, inner) in table {
                 let is_name = matches!(path, ["listener" | "pool"]);
                 let deeper: Vec<&str> = path.iter().copied().chain((!is_name).then_some(key.as_str())).collect();

@@ -25,16 +25,23 @@ struct Users<'l> {
 pub(super) fn join_pools(r: &mut Reader, listeners: &[listener::Placed], pools: &mut [PlacedPool]) {
     let by_name: HashMap<&str, &PlacedPool> = pools.iter().map(|placed| (placed.name.as_str(), placed)).collect();
     let mut users: HashMap<&str, Users> = HashMap::new();
-    for placed in listeners.iter().filter(|placed| !placed.listener.pool.is_empty()) {
-        let wanted = placed.listener.pool.as_str();
-        let users = users.entry(wanted).or_default();
-        match placed.listener.protocol {
-            Protocol::Tcp => users.tcp.get_or_insert(placed),
-            Protocol::Udp(_) => users.udp.get_or_insert(placed),
-        };
-        match by_name.get(wanted) {
-            Some(found) => warn_of_waiting(r, placed, found.pool.as_ref().map(|placed| &placed.pool)),
-            None => r.findings.push_with(|| unknown_pool(placed, pools)),
+    for placed in listeners {
+        let mut backend_speaks_first = false;
+        for (wanted, span) in &placed.pools {
+            let users = users.entry(wanted).or_default();
+            match placed.listener.protocol {
+                Protocol::Tcp => users.tcp.get_or_insert(placed),
+                Protocol::Udp(_) => users.udp.get_or_insert(placed),
+            };
+            match by_name.get(wanted.as_str()) {
+                Some(found) => {
+                    backend_speaks_first |= found.pool.as_ref().is_some_and(|found| speaks_first(&found.pool));
+                }
+                None => r.findings.push_with(|| unknown_pool(wanted, span.clone(), pools)),
+            }
+        }
+        if backend_speaks_first {
+            warn_of_waiting(r, placed);
         }
     }
     for placed in pools {
@@ -60,8 +67,7 @@ pub(super) fn join_pools(r: &mut Reader, listeners: &[listener::Placed], pools: 
     }
 }
 
-fn unknown_pool(placed: &listener::Placed, pools: &[PlacedPool]) -> Finding {
-    let wanted = placed.listener.pool.as_str();
+fn unknown_pool(wanted: &str, span: Span, pools: &[PlacedPool]) -> Finding {
     let help = match nearest(wanted, pools.iter().map(|placed| placed.name.as_str())) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None if (1..=POOLS_LISTED_MAX).contains(&pools.len()) => {
@@ -70,24 +76,29 @@ fn unknown_pool(placed: &listener::Placed, pools: &[PlacedPool]) -> Finding {
         }
         None => format!("add a table `[pool.{}]` with its `backends`", quoted(wanted)),
     };
-    Finding::error(placed.pool.clone(), format!("there is no pool `{}`", quoted(wanted)))
-        .label("unknown pool")
-        .help(help)
-        .absence()
+    Finding::error(span, format!("there is no pool `{}`", quoted(wanted))).label("unknown pool").help(help).absence()
 }
 
-fn warn_of_waiting(r: &mut Reader, placed: &listener::Placed, pool: Option<&Pool>) {
-    if placed.listener.defer_accept && pool.is_some_and(backends_speak_first) {
+/// A listener that waits for its clients, before backends that speak first.
+fn warn_of_waiting(r: &mut Reader, placed: &listener::Placed) {
+    if placed.listener.defer_accept {
         let title = "the backends speak first here, and with `defer_accept` each client waits for its time-out";
         let finding = Finding::warning(placed.defer_accept.clone(), title)
             .label("waits for the client's first byte")
             .help("leave `defer_accept` out");
         r.findings.push(finding);
     }
+    if !placed.listener.sni.is_empty() {
+        let title = "the backends speak first here, and with `sni` clients who wait for them are refused";
+        let finding = Finding::warning(placed.sni.clone(), title)
+            .label("waits for the client's TLS hello")
+            .help("give such backends a listener without `sni`");
+        r.findings.push(finding);
+    }
 }
 
 /// As far as the check gives it away.
-fn backends_speak_first(pool: &Pool) -> bool {
+fn speaks_first(pool: &Pool) -> bool {
     match &pool.health.kind {
         Check::Mysql { .. } => true,
         Check::Script { steps } => matches!(steps.first(), Some(Step::Expect(_))),

@@ -1,5 +1,7 @@
 //! `[listener.NAME]`.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use toml::de::DeValue;
 use crate::config::address::{parse_bind, parse_network};
 use crate::config::error::{Finding, Span};
 use crate::config::raw::{Fault, Reader, boolean, fault, mismatch, quoted, text};
+use crate::config::server_names::parse_server_name;
 use crate::config::units::parse_rate;
 use crate::config::{Bind, Keepalive, Listener, PerClient, Protocol, Udp};
 
@@ -16,6 +19,8 @@ use super::{count, limit, never, positive};
 
 /// Addresses that one listener may have.
 const BINDS_MAX: usize = 256;
+/// Names in one `sni`.
+const SERVER_NAMES_MAX: usize = 16_384;
 /// Networks in one `allow`, `deny` or `accept_proxy`.
 const NETWORKS_MAX: usize = 65_536;
 /// Entries of `allow` and of `deny` that are held against each other for a warning.
@@ -47,7 +52,6 @@ const UDP: Udp = Udp {
 /// Keys that people look for here.
 const HINTS: &[(&str, &str)] = &[
     ("tls", "this version does not end TLS: it carries TLS through to the backends as it is"),
-    ("sni", "this version does not look into TLS; give each pool its own listener"),
     ("max_flows", "write `udp = { max_flows = 100000 }`"),
     ("responses", "write `udp = { responses = 1 }`"),
     ("one_way", "write `udp = { one_way = true }`"),
@@ -67,6 +71,7 @@ const TCP_KEYS: &[(&str, &str)] = &[
         "accept_proxy",
         "leave it out: PROXY headers of clients are read with TCP only, and a client is who sends the datagram",
     ),
+    ("sni", "leave it out: the names that clients ask for are read from TLS over TCP only, not from QUIC or DTLS"),
     ("idle_timeout", "write `udp = { idle_timeout = \"30s\" }`: after so long a silence a flow ends"),
     ("half_close_timeout", "leave it out: datagrams have no FIN, and a flow ends after `udp.idle_timeout`"),
     ("backlog", "leave it out: nobody waits to be accepted; a flow begins with its client's first datagram"),
@@ -84,6 +89,9 @@ pub(super) struct Placed {
     /// Of each address of `listener.bind`.
     pub binds: Vec<Span>,
     pub pool: Span,
+    /// Each pool that it names, wherever it does.
+    pub pools: Vec<(String, Span)>,
+    pub sni: Span,
     pub defer_accept: Span,
 }
 
@@ -97,6 +105,9 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         refuse_unix_sockets(r, &binds);
     }
     let pool = r.required("pool", |value| text(value).map(str::to_owned), "pool = \"NAME\"");
+    let names = server_names(r);
+    let pools = pool.iter().map(|pool| (pool.clone(), r.span_of("pool")));
+    let pools = pools.chain(names.values().map(|name| name.pool.clone())).collect();
     let allow = networks(r, "allow");
     let deny = networks(r, "deny");
     warn_of_shut_doors(r, &binds, &allow, &deny);
@@ -106,6 +117,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         protocol,
         // A listener without its pool has been noted; no such configuration comes to life.
         pool: pool.unwrap_or_default(),
+        sni: names.into_iter().map(|(name, placed)| (name, placed.pool.0)).collect(),
         allow: allow.into_iter().map(|(network, _)| network).collect(),
         deny: deny.into_iter().map(|(network, _)| network).collect(),
         max_connections: r.or("max_connections", limit, None),
@@ -126,6 +138,8 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         listener,
         binds: binds.into_iter().map(|(_, span)| span).collect(),
         pool: r.span_of("pool"),
+        pools,
+        sni: r.key_span("sni"),
         defer_accept: r.span_of("defer_accept"),
     }
 }
@@ -234,6 +248,55 @@ fn bind(value: &DeValue) -> Result<Bind, Fault> {
         DeValue::Integer(port) => Err(mismatch(value, "an address")
             .help(format!("write \"0.0.0.0:{}\" for all IPv4 addresses of this host", quoted(port.as_str())))),
         value => parse_bind(text(value)?),
+    }
+}
+
+/// What `sni` has of a name.
+struct PlacedName {
+    span: Span,
+    pool: (String, Span),
+}
+
+/// `sni`: names of servers, and the pool that serves each.
+fn server_names(r: &mut Reader) -> BTreeMap<String, PlacedName> {
+    const EXAMPLE: &str = "`sni = { \"a.example.com\" = \"NAME\" }`";
+    let entries = r.entries("sni", "a table of names and pools", &format!("write {EXAMPLE}"));
+    if r.take("sni").and_then(|item| item.get_ref().as_table()).is_some_and(|names| names.is_empty()) {
+        let finding = Finding::error(r.span_of("sni"), "invalid `sni`: the table is empty").label("no name");
+        r.findings.push(finding.help(format!("write {EXAMPLE}, or leave it out")));
+    }
+    if let Some((name, _)) = entries.get(SERVER_NAMES_MAX) {
+        let title = format!("invalid `sni`: at most {SERVER_NAMES_MAX} names are allowed");
+        r.findings.push(Finding::error(name.span(), title).label("one too many"));
+    }
+    let mut names: BTreeMap<String, PlacedName> = BTreeMap::new();
+    for (key, item) in entries.into_iter().take(SERVER_NAMES_MAX) {
+        let span = key.span();
+        let name = parse_server_name(key.get_ref().as_ref());
+        let name = name.map_err(|fault| r.findings.push_with(|| fault.at(span.clone(), "sni"))).ok();
+        let pool = r.value("sni", item, pool_of_name);
+        let (Some(name), Some(pool)) = (name, pool) else { continue };
+        match names.entry(name) {
+            Entry::Vacant(free) => {
+                free.insert(PlacedName { span, pool: (pool, item.span()) });
+            }
+            Entry::Occupied(taken) => r.findings.push_with(|| {
+                Finding::error(span, format!("invalid `sni`: `{}` stands there twice", quoted(taken.key())))
+                    .label("again here")
+                    .help("letter case and a dot at the end make no other name: leave one of the two out")
+                    .also(taken.get().span.clone(), "first here")
+            }),
+        }
+    }
+    names
+}
+
+fn pool_of_name(value: &DeValue) -> Result<String, Fault> {
+    match value {
+        // Without quotes the dots of a name make tables.
+        DeValue::Table(_) => Err(mismatch(value, "the name of a pool")
+            .help("write the server's name in quotes: `sni = { \"a.example.com\" = \"NAME\" }`")),
+        value => text(value).map(str::to_owned),
     }
 }
 

@@ -107,7 +107,7 @@ fn pools(r: &mut Reader) -> Vec<PlacedPool> {
 
 /// The tables of `[listener.*]` or `[pool.*]`, with names that are fit for the command line and for metrics.
 fn named<'t>(r: &mut Reader<'t, '_>, key: &'static str, max: usize) -> Vec<(&'t str, Span, &'t Item<'t>)> {
-    let entries = r.entries(key);
+    let entries = r.entries(key, "a table of tables", &format!("give each {key} a name: `[{key}.NAME]`"));
     if let Some((name, _)) = entries.get(max) {
         let title = format!("more than {max} tables `[{key}.*]`");
         r.findings.push(Finding::error(name.span(), title).label("one too many"));
