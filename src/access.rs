@@ -48,6 +48,8 @@ pub struct Event {
     pub attempts: u32,
     /// Why it ended; `None` but for [`EventKind::Close`].
     pub reason: Option<CloseReason>,
+    /// The server that a TLS client asked for, where the listener looks.
+    pub sni: Option<Arc<str>>,
 }
 
 /// When an event is written.

@@ -41,6 +41,10 @@ pub enum CloseReason {
     Limited,
     /// A peer of `accept_proxy` sent no valid PROXY header, or not in time.
     BadProxyHeader,
+    /// The client of a listener with `sni` sent a TLS hello that cannot be routed, or ended before the whole of it.
+    BadClientHello,
+    /// The client of a listener with `sni` has not sent the whole of its TLS hello in time.
+    ClientHelloTimeout,
     /// The listener or the process went away and the drain was over.
     Drained,
     /// The backend went down and `on_down` says close.
@@ -63,7 +67,7 @@ impl CloseReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::ClientClosed,
         Self::BackendClosed,
         Self::ClientReset,
@@ -81,6 +85,8 @@ impl CloseReason {
         Self::MaxConnections,
         Self::Limited,
         Self::BadProxyHeader,
+        Self::BadClientHello,
+        Self::ClientHelloTimeout,
         Self::Drained,
         Self::BackendDown,
         Self::Killed,
@@ -125,6 +131,8 @@ impl CloseReason {
             Self::MaxConnections => ("max_connections", "PR"),
             Self::Limited => ("limited", "PR"),
             Self::BadProxyHeader => ("bad_proxy_header", "PR"),
+            Self::BadClientHello => ("bad_client_hello", "PR"),
+            Self::ClientHelloTimeout => ("client_hello_timeout", "cR"),
             Self::Drained => ("drained", "KD"),
             Self::BackendDown => ("backend_down", "DD"),
             Self::Killed => ("killed", "KD"),
@@ -158,7 +166,15 @@ impl CloseReason {
 
     /// True for a client that was refused before it was given to a pool: `listener_connections_refused_total`.
     pub const fn is_refusal(self) -> bool {
-        matches!(self, Self::Denied | Self::MaxConnections | Self::Limited | Self::BadProxyHeader)
+        matches!(
+            self,
+            Self::Denied
+                | Self::MaxConnections
+                | Self::Limited
+                | Self::BadProxyHeader
+                | Self::BadClientHello
+                | Self::ClientHelloTimeout
+        )
     }
 }
 

@@ -58,7 +58,7 @@ impl Snapshot {
     }
 }
 
-/// A listener with its pool.
+/// A listener with its pools.
 #[derive(Clone, Debug)]
 pub struct Listener {
     /// Its identity.
@@ -69,9 +69,18 @@ pub struct Listener {
     pub stats: Arc<ListenerStats>,
     /// The pool that serves it.
     pub pool: Arc<Pool>,
+    /// The pools of `sni`, in the order of their names.
+    pub named: Vec<Arc<Pool>>,
 }
 
 impl Listener {
+    /// The pool for a client that asks for the server of this name, or for none.
+    pub fn pool_for(&self, server_name: Option<&str>) -> &Arc<Pool> {
+        let wanted = server_name.and_then(|name| self.config.sni.pool_of(name));
+        let at = wanted.and_then(|pool| self.named.binary_search_by(|named| named.config.name.as_str().cmp(pool)).ok());
+        at.map_or(&self.pool, |at| &self.named[at])
+    }
+
     /// Whether this client may come: deny wins, and an allow list refuses all others.
     pub fn allows(&self, client: IpAddr) -> bool {
         let config = &self.config;

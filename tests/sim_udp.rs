@@ -483,7 +483,8 @@ fn listener(
     let rotation = up.into_iter().map(|(backend, _)| Member { backend: backend.clone(), weight: 100 }).collect();
     let lost = lost.into_iter().map(|(backend, _)| backend.id).collect();
     let pool = Pool::new(pool_config.clone(), pool_stats.clone(), rotation, lost, None);
-    Arc::new(Listener { id: stats.id, config: config.clone(), stats: stats.clone(), pool: Arc::new(pool) })
+    let (config, stats) = (config.clone(), stats.clone());
+    Arc::new(Listener { id: stats.id, config, stats, pool: Arc::new(pool), named: Vec::new() })
 }
 
 #[test]

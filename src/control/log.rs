@@ -180,7 +180,7 @@ fn line(event: &Event, format: LogFormat, out: &mut String) {
 }
 
 /// The fields in their order; both formats have the same.
-fn fields(event: &Event) -> [(&'static str, Value<'_>); 18] {
+fn fields(event: &Event) -> [(&'static str, Value<'_>); 19] {
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(event.time_ms);
     let maybe = |text: Option<String>| text.map_or(Value::Nothing, |text| Value::Text(Cow::Owned(text)));
     let fixed = |text: &'static str| Value::Text(Cow::Borrowed(text));
@@ -203,6 +203,7 @@ fn fields(event: &Event) -> [(&'static str, Value<'_>); 18] {
         ("attempts", Value::Number(event.attempts.into())),
         ("reason", event.reason.map_or(Value::Nothing, |reason| fixed(reason.as_str()))),
         ("code", event.reason.map_or(Value::Nothing, |reason| fixed(reason.code()))),
+        ("sni", event.sni.as_ref().map_or(Value::Nothing, |name| Value::Text((&**name).into()))),
     ]
 }
 
@@ -267,6 +268,7 @@ mod tests {
             spliced_bytes: 0,
             attempts: 1,
             reason: Some(CloseReason::ClientReset),
+            sni: None,
         }
     }
 
@@ -282,7 +284,7 @@ mod tests {
             written(&event("web"), LogFormat::Text),
             "time=2023-11-14T22:13:20.123Z event=close id=7 listener=web pool=pg backend=pg1 client=192.0.2.1:40000 \
              local=- connect_ms=0.412 duration_ms=1500.000 bytes_in=10 bytes_out=20 datagrams_in=- datagrams_out=- \
-             spliced_bytes=0 attempts=1 reason=client_reset code=CD\n"
+             spliced_bytes=0 attempts=1 reason=client_reset code=CD sni=-\n"
         );
     }
 
@@ -291,12 +293,19 @@ mod tests {
         let line = written(&event("web"), LogFormat::Json);
         assert!(line.ends_with("}\n") && line.lines().count() == 1);
         let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        assert_eq!(json.as_object().expect("an object").len(), 18);
+        assert_eq!(json.as_object().expect("an object").len(), 19);
         assert_eq!(json["connect_ms"], 0.412);
         assert_eq!(json["duration_ms"], 1500.0);
         assert_eq!(json["local"], serde_json::Value::Null);
         assert_eq!(json["reason"], "client_reset");
         assert_eq!(json["bytes_out"], 20);
+    }
+
+    #[test]
+    fn the_server_that_a_client_asked_for_is_named() {
+        let event = Event { sni: Some("a\"=.example.com".into()), ..event("web") };
+        assert!(written(&event, LogFormat::Text).ends_with(" sni=\"a\\\"=.example.com\"\n"));
+        assert!(written(&event, LogFormat::Json).ends_with(",\"sni\":\"a\\\"=.example.com\"}\n"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From what is wanted and seen to what the workers act on: the rotation of each pool and the one place where
 //! snapshots are made.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,10 +19,13 @@ pub const RISE_FROM_PERCENT: u32 = 10;
 /// The snapshot after `previous`; pickers of pools whose rotation is the same are shared with it.
 pub fn build(wanted: &Wanted, max_connections: u32, previous: Option<&Snapshot>, now: Instant) -> Snapshot {
     let pools: Vec<Arc<snapshot::Pool>> = wanted.pools.iter().map(|pool| build_pool(pool, previous, now)).collect();
+    let by_name: HashMap<&str, &Arc<snapshot::Pool>> =
+        pools.iter().map(|pool| (pool.config.name.as_str(), pool)).collect();
+    let find = |name: &str| by_name.get(name).copied().cloned();
     let listeners = wanted.listeners.iter().filter_map(|listener| {
-        let pool = pools.iter().find(|pool| pool.config.name == listener.config.pool)?;
-        let stats = listener.stats.clone();
-        Some(Arc::new(Listener { id: stats.id, config: listener.config.clone(), stats, pool: pool.clone() }))
+        let (config, stats) = (listener.config.clone(), listener.stats.clone());
+        let named = config.sni.pools().into_iter().filter_map(find).collect();
+        Some(Arc::new(Listener { id: stats.id, pool: find(&config.pool)?, named, config, stats }))
     });
     let listeners = listeners.collect();
     let generation = previous.map_or(1, |previous| previous.generation + 1);

@@ -201,6 +201,7 @@ impl Worker {
                 spliced_bytes: 0,
                 attempts: 0,
                 reason: Some(reason),
+                sni: None,
             });
         }
     }

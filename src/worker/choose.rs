@@ -50,14 +50,11 @@ impl Worker {
     /// Asks one backend after the other until an attempt is under way or all are used up.
     fn try_backends(&mut self, key: Key) -> Outcome {
         loop {
+            let Some(pool) = self.route(key) else { return Outcome::UnderWay };
             let connection = &mut self.connections[key.slot as usize];
             let client =
                 connection.client_address().map_or(connection.id, |address| balance::hash_client(address.ip()));
             let Some(setup) = &mut connection.setup else { return Outcome::UnderWay };
-            if let Some(listener) = self.snapshot.listener(setup.listener.id) {
-                setup.listener = listener.clone();
-            }
-            let pool = setup.listener.pool.clone();
             if u32::from(connection.attempts) >= pool.config.connect.attempts.get() {
                 return Outcome::Ended(given_up(setup.last_failure));
             }
@@ -85,6 +82,24 @@ impl Worker {
         }
     }
 
+    /// The pool that serves it by now: a reload may have given its listener another one, or its server's name. What is
+    /// gone from the file stays as the connection knows it.
+    pub fn route(&mut self, key: Key) -> Option<Arc<Pool>> {
+        let connection = &mut self.connections[key.slot as usize];
+        let server_name = connection.server_name().cloned();
+        let setup = connection.setup.as_mut()?;
+        if let Some(listener) = self.snapshot.listener(setup.listener.id)
+            && !Arc::ptr_eq(listener, &setup.listener)
+        {
+            setup.listener = listener.clone();
+        }
+        let pool = setup.listener.pool_for(server_name.as_deref());
+        if !Arc::ptr_eq(pool, &setup.pool) {
+            setup.pool = pool.clone();
+        }
+        Some(setup.pool.clone())
+    }
+
     fn connect(&mut self, key: Key, pool: &Pool, backend: &Backend, place: BackendSlot) -> Result<(), ConnectFailure> {
         let connection = &mut self.connections[key.slot as usize];
         if connection.attempts > 1 {
@@ -104,7 +119,7 @@ impl Worker {
     }
 
     /// Goes to the next step of the set-up, for so long.
-    fn wait(&mut self, key: Key, step: Step, time: Duration) {
+    pub fn wait(&mut self, key: Key, step: Step, time: Duration) {
         let deadline = self.tick().after(time);
         if let Some(setup) = &mut self.connections[key.slot as usize].setup {
             setup.step = step;
@@ -153,7 +168,7 @@ impl Worker {
         if setup.step != Step::Queue {
             return;
         }
-        let pool = setup.listener.pool.stats.clone();
+        let pool = setup.pool.stats.clone();
         match self.try_backends(key) {
             Outcome::Full(full) if full.id == pool.id => {
                 if pool.queue.back() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::token::Key;
 use crate::id::BackendId;
 use crate::reason::{CloseReason, ConnectFailure};
-use crate::snapshot::Listener;
+use crate::snapshot::{Listener, Pool};
 use crate::stats::{BackendSlot, ListenerSlot};
 use crate::sys::pipe::Pipe;
 use crate::sys::socket::Socket;
@@ -32,8 +32,8 @@ pub struct Connection {
     pub relay: Relay<Pipe>,
     /// Who connected; `None` on a unix socket.
     pub peer: Option<SocketAddr>,
-    /// What an accepted PROXY header said.
-    pub proxied: Option<Box<Proxied>>,
+    /// What its first bytes said.
+    pub told: Option<Box<Told>>,
     pub id: u64,
     /// Microseconds since the worker's start.
     pub opened_us: u64,
@@ -61,23 +61,28 @@ pub struct Connection {
     pub report_at: Tick,
 }
 
-/// Source and destination that a PROXY header told.
-#[derive(Clone, Copy, Debug)]
-pub struct Proxied {
-    pub client: SocketAddr,
-    pub local: SocketAddr,
+/// What the first bytes of a connection said of it.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Source and destination, by an accepted PROXY header.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
+    /// The server that the client asks for, by its TLS hello.
+    pub server_name: Option<Arc<str>>,
 }
 
 /// What a connection needs until it is established; given back then.
 #[derive(Debug)]
 pub struct Setup {
     pub listener: Arc<Listener>,
+    /// The pool that serves it, or in whose queue it stands.
+    pub pool: Arc<Pool>,
     pub step: Step,
     pub deadline: Tick,
     /// Backends that failed for this connection.
     pub tried: Vec<BackendId>,
     pub last_failure: Option<ConnectFailure>,
-    /// What the client sent before the relay began: a PROXY header in parts, then what came behind it.
+    /// What the client sent before the relay began: a PROXY header in parts, then what came behind it. Read only as far
+    /// as a header or a hello is awaited, and both have a limit.
     pub received: Vec<u8>,
 }
 
@@ -86,6 +91,8 @@ pub struct Setup {
 pub enum Step {
     /// The client's PROXY header.
     Header,
+    /// The client's TLS hello, which is not worth looking at before so many bytes have been received.
+    Hello(usize),
     /// A backend under its limit.
     Queue,
     /// The backend's answer; connecting since then.
@@ -102,12 +109,21 @@ impl Connection {
 
     /// The client's address, as its PROXY header has it where one was accepted.
     pub fn client_address(&self) -> Option<SocketAddr> {
-        self.proxied.as_ref().map_or(self.peer, |proxied| Some(proxied.client))
+        self.ends().map_or(self.peer, |(client, _)| Some(client))
     }
 
     /// The address the client spoke to: a system call unless a PROXY header told it.
     pub fn local_address(&self) -> Option<SocketAddr> {
-        self.proxied.as_ref().map_or_else(|| self.client.local_address(), |proxied| Some(proxied.local))
+        self.ends().map_or_else(|| self.client.local_address(), |(_, local)| Some(local))
+    }
+
+    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.told.as_ref()?.ends
+    }
+
+    /// The server that the client asks for, where its listener looks.
+    pub fn server_name(&self) -> Option<&Arc<str>> {
+        self.told.as_ref()?.server_name.as_ref()
     }
 
     /// How long ago it was accepted.

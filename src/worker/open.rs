@@ -1,15 +1,15 @@
-//! From a fresh client to a relay: its PROXY header, its limits, and the beginning once a backend answers.
+//! From a fresh client to a relay: its PROXY header, its limits, its TLS hello where names choose the pool, and the
+//! beginning once a backend answers.
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
 use super::choose::failure_of;
-use super::connection::{Connection, NEVER, Proxied, Setup, Step, ticks};
+use super::connection::{Connection, NEVER, Setup, Step, ticks};
 use super::mailbox::Fresh;
 use super::token::Key;
 use super::turn::Worker;
@@ -18,7 +18,8 @@ use crate::config::{Access, SendProxy};
 use crate::id::Side;
 use crate::limit::ClientKey;
 use crate::reason::{CloseReason, ConnectFailure};
-use crate::snapshot::Listener;
+use crate::snapshot::Pool;
+use crate::tcp::hello;
 use crate::tcp::proxy_header::{self, Parsed};
 use crate::tcp::relay::{End, Readiness, Relay};
 use crate::timer::Tick;
@@ -26,8 +27,11 @@ use crate::timer::Tick;
 /// How long a peer of `accept_proxy` may take to send its header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes read at once while a header is awaited, small so that header and rest fit into one preload.
-const HEADER_READ_BYTES: usize = 4096;
+/// How long a client of a listener with `sni` may take to send its TLS hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes read at once while a header or a hello is awaited, few so that little is held of what comes behind it.
+const READ_BYTES: usize = 4096;
 
 /// How often the access log hears of a connection that lasts, with `access = "all"`.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(60);
@@ -41,6 +45,7 @@ impl Worker {
         let awaits_header = fresh.peer.is_some_and(|peer| fresh.listener.expects_header_of(peer.ip()));
         let config = &fresh.listener.config;
         let setup = Setup {
+            pool: fresh.listener.pool.clone(),
             listener: fresh.listener.clone(),
             step: Step::Header,
             deadline: now.after(HEADER_TIMEOUT),
@@ -59,7 +64,7 @@ impl Worker {
             setup: Some(Box::new(setup)),
             relay: Relay::default(),
             peer: fresh.peer,
-            proxied: None,
+            told: None,
             id,
             opened_us: self.now.as_micros() as u64,
             connect_us: 0,
@@ -100,6 +105,7 @@ impl Worker {
         connection.relay.event(side, ready);
         match (side, setup.step) {
             (Side::Client, Step::Header) => self.read_header(key),
+            (Side::Client, Step::Hello(_)) => self.read_hello(key),
             (Side::Client, _) if ready.error => self.close(key, End::reset(CloseReason::ClientReset)),
             (Side::Backend, Step::Connect(since)) => {
                 let hung = ready.error || !ready.writable;
@@ -122,28 +128,42 @@ impl Worker {
         let Some(setup) = &self.connections[key.slot as usize].setup else { return };
         match setup.step {
             Step::Header => self.close(key, End::reset(CloseReason::BadProxyHeader)),
+            Step::Hello(_) => self.close(key, End::reset(CloseReason::ClientHelloTimeout)),
             Step::Queue => self.close(key, End::reset(CloseReason::QueueTimeout)),
             Step::Connect(_) => self.attempt_failed(key, ConnectFailure::Timeout),
             Step::Pause => self.choose(key),
         }
     }
 
-    fn read_header(&mut self, key: Key) {
+    /// Takes more of what the client sends before a backend is chosen. False when nothing more is there now, and when the
+    /// connection is closed: for this reason where the client has ended.
+    fn receive(&mut self, key: Key, ended: CloseReason) -> bool {
         let connection = &mut self.connections[key.slot as usize];
-        let Some(setup) = &mut connection.setup else { return };
-        loop {
-            let got = match connection.client.recv(&mut self.room.scratch[..HEADER_READ_BYTES]) {
-                Ok(0) => return self.close(key, End::reset(CloseReason::BadProxyHeader)),
-                Ok(got) => got,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => return self.close(key, End::reset(CloseReason::ClientReset)),
-            };
-            setup.received.extend_from_slice(&self.room.scratch[..got]);
+        let Some(setup) = &mut connection.setup else { return false };
+        let reason = match connection.client.recv(&mut self.room.scratch[..READ_BYTES]) {
+            Ok(0) => ended,
+            Ok(got) => {
+                setup.received.extend_from_slice(&self.room.scratch[..got]);
+                return true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(_) => CloseReason::ClientReset,
+        };
+        self.close(key, End::reset(reason));
+        false
+    }
+
+    fn read_header(&mut self, key: Key) {
+        while self.receive(key, CloseReason::BadProxyHeader) {
+            let connection = &mut self.connections[key.slot as usize];
+            let Some(setup) = &mut connection.setup else { return };
             match proxy_header::parse(&setup.received) {
                 Ok(Parsed::Incomplete) => {}
                 Ok(Parsed::Done { consumed, source }) => {
                     setup.received.drain(..consumed);
-                    connection.proxied = source.map(|(client, local)| Box::new(Proxied { client, local }));
+                    if source.is_some() {
+                        connection.told.get_or_insert_default().ends = source;
+                    }
                     return self.welcome_proxied(key);
                 }
                 Err(_) => return self.close(key, End::reset(CloseReason::BadProxyHeader)),
@@ -161,7 +181,7 @@ impl Worker {
         self.welcome(key);
     }
 
-    /// The client's address is known and allowed: its own limits, then the choice of a backend.
+    /// The client's address is known and allowed: its own limits, then the choice of a pool.
     fn welcome(&mut self, key: Key) {
         let connection = &mut self.connections[key.slot as usize];
         let limits = connection.slot.stats();
@@ -171,7 +191,46 @@ impl Worker {
                 Err(_) => return self.close(key, End::reset(CloseReason::Limited)),
             }
         }
-        let Some(pool) = connection.setup.as_ref().map(|setup| setup.listener.pool.clone()) else { return };
+        let Some(setup) = &connection.setup else { return };
+        if setup.listener.config.sni.is_empty() {
+            return self.admit_to_pool(key);
+        }
+        self.wait(key, Step::Hello(0), HELLO_TIMEOUT);
+        // It may be here already, behind a PROXY header too.
+        self.read_hello(key);
+    }
+
+    /// Reads on until the hello is whole. What was received stays for the backend.
+    fn read_hello(&mut self, key: Key) {
+        loop {
+            let connection = &mut self.connections[key.slot as usize];
+            let Some(setup) = &mut connection.setup else { return };
+            let Step::Hello(needed) = setup.step else { return };
+            if setup.received.len() >= needed {
+                match hello::parse(&setup.received) {
+                    Ok(hello::Parsed::Incomplete { needed }) => setup.step = Step::Hello(needed),
+                    Ok(hello::Parsed::Done { server_name }) => {
+                        if let Some(name) = server_name {
+                            connection.told.get_or_insert_default().server_name = Some(name.into());
+                        }
+                        return self.admit_to_pool(key);
+                    }
+                    Err(why) => {
+                        let (listener, client) = (connection.slot.stats().name.as_str(), connection.client_address());
+                        tracing::debug!(listener, ?client, %why, "a TLS hello was refused");
+                        return self.close(key, End::reset(CloseReason::BadClientHello));
+                    }
+                }
+            }
+            if !self.receive(key, CloseReason::BadClientHello) {
+                return;
+            }
+        }
+    }
+
+    /// The pool is known: the choice of a backend, or the end of the queue.
+    fn admit_to_pool(&mut self, key: Key) {
+        let Some(pool) = self.route(key) else { return };
         if !pool.stats.queue.is_empty() {
             // Somebody waits already: nobody overtakes.
             return self.line_up(key, &pool);
@@ -194,7 +253,7 @@ impl Worker {
         cell.established.add(1);
         cell.connects.record(took);
         connection.connect_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let greeting = greeting(&setup.listener, connection);
+        let greeting = greeting(&setup.pool, connection);
         if !greeting.is_empty() {
             // A header that leaves before the client has spoken must not hold the client's first bytes back.
             backend.set_nodelay();
@@ -212,10 +271,10 @@ impl Worker {
 }
 
 /// The PROXY header that the pool's backends expect.
-fn greeting(listener: &Arc<Listener>, connection: &Connection) -> Vec<u8> {
+fn greeting(pool: &Pool, connection: &Connection) -> Vec<u8> {
     let mut out = Vec::new();
     let addresses = || connection.client_address().zip(connection.local_address());
-    match listener.pool.config.send_proxy {
+    match pool.config.send_proxy {
         SendProxy::Off => {}
         SendProxy::V1 => proxy_header::write_v1(&mut out, addresses()),
         SendProxy::V2 | SendProxy::V2First => proxy_header::write_v2(&mut out, addresses()),

@@ -177,8 +177,9 @@ impl Worker {
         connection.watched = true;
         let Some(listener) = self.snapshot.listener(connection.slot.stats().id) else { return };
         let keepalive = listener.config.keepalive.map(|probes| (probes.idle, probes.interval, probes.count.get()));
+        let pool = connection.place.as_ref().and_then(|place| self.snapshot.pool(place.stats().pool.id));
         if let Some(backend) = &connection.backend {
-            backend.watch_peer(keepalive, listener.pool.config.connect.user_timeout);
+            backend.watch_peer(keepalive, pool.and_then(|pool| pool.config.connect.user_timeout));
         }
     }
 
@@ -211,7 +212,7 @@ impl Worker {
         if let Some(setup) = &connection.setup
             && setup.step == Step::Queue
         {
-            let pool = &setup.listener.pool.stats;
+            let pool = &setup.pool.stats;
             pool.queue.leave(self.waiter(key));
             self.call_next(pool);
         }
@@ -241,7 +242,7 @@ impl Worker {
         let backend = connection.place.as_ref().map(|place| place.stats().clone());
         let pool = match (&backend, &connection.setup) {
             (Some(backend), _) => backend.pool.name.clone(),
-            (None, Some(setup)) => setup.listener.pool.stats.name.clone(),
+            (None, Some(setup)) => setup.pool.stats.name.clone(),
             (None, None) => "".into(),
         };
         let relay = &connection.relay;
@@ -262,6 +263,7 @@ impl Worker {
             spliced_bytes: relay.to_backend.spliced + relay.to_client.spliced,
             attempts: connection.attempts.into(),
             reason,
+            sni: connection.server_name().cloned(),
         });
     }
 }

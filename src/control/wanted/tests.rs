@@ -177,6 +177,30 @@ fn connections_end_only_when_the_checks_say_down_and_the_file_says_close() {
 }
 
 #[test]
+fn a_listener_is_published_with_the_pools_that_names_lead_to() {
+    let mut file = config();
+    for name in ["z", "b"] {
+        file.pools.push(Arc::new(config::Pool { name: name.into(), ..sample::pool() }));
+    }
+    let sni = [("a.example.com", "b"), ("c.example.com", "app"), ("*.example.com", "z")];
+    let sni = sni.map(|(name, pool)| (name.to_owned(), pool.to_owned()));
+    Arc::make_mut(&mut file.listeners[0]).sni = sni.into_iter().collect();
+    let wanted = fresh(&file);
+    let snapshot = publish::build(&wanted, 100, None, now());
+    let listener = snapshot.listener(wanted.listeners[0].stats.id).expect("it is published");
+    let cases = [
+        (Some("a.example.com"), "b"),
+        (Some("c.example.com"), "app"),
+        (Some("x.example.com"), "z"),
+        (Some("example.com"), "app"),
+        (None, "app"),
+    ];
+    for (name, pool) in cases {
+        assert_eq!(listener.pool_for(name).config.name, pool, "{name:?}");
+    }
+}
+
+#[test]
 fn an_unchanged_rotation_keeps_the_picker_and_the_generation_grows() {
     let mut wanted = fresh(&config());
     let first = publish::build(&wanted, 100, None, now());

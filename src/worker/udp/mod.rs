@@ -267,5 +267,6 @@ fn event(inlet: &Inlet, flow: &Flow<usize>, kind: EventKind, reason: Option<Clos
         spliced_bytes: 0,
         attempts: flow.attempts,
         reason,
+        sni: None,
     }
 }
