@@ -15,6 +15,7 @@
 //!     udp      -> balance config id limit reason snapshot stats sys timer
 //! L4  worker   -> access balance config id limit queue reason snapshot stats sys tcp timer udp
 //!     health   -> config id
+//!     gateway  ->
 //! L5  control  -> access api balance config health id limit reason snapshot stats sys worker
 //! L6  cli      -> api config control sys
 //!     main     -> cli
@@ -92,6 +93,8 @@ pub mod balance;
 pub mod cli;
 pub mod config;
 pub mod control;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 pub mod health;
 pub mod id;
 pub mod limit;

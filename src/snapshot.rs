@@ -9,8 +9,6 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Cache};
 
-use ipnet::IpNet;
-
 use crate::balance::{self, Candidate, Cursor, Picker};
 use crate::config::{self, Balance, Endpoint};
 use crate::id::{BackendId, ListenerId, PoolId};
@@ -23,10 +21,14 @@ pub struct Snapshot {
     pub generation: u64,
     /// Connections at once over all listeners.
     pub max_connections: u32,
-    /// The listeners, by identity.
+    /// The listeners that have a pool, by identity.
     listeners: Vec<Arc<Listener>>,
+    /// The listeners that have routes, by identity.
+    sites: Vec<Arc<Site>>,
     /// The pools, by identity.
     pools: Vec<Arc<Pool>>,
+    /// The routes; the same `Arc` until the file changes.
+    pub gateway: Arc<config::http::Gateway>,
 }
 
 impl Snapshot {
@@ -39,7 +41,18 @@ impl Snapshot {
     ) -> Self {
         listeners.sort_by_key(|listener| listener.id);
         pools.sort_by_key(|pool| pool.id);
-        Self { generation, max_connections, listeners, pools }
+        Self { generation, max_connections, listeners, sites: Vec::new(), pools, gateway: Arc::default() }
+    }
+
+    /// The same with the listeners for HTTP, in any order, and their routes.
+    pub fn with_gateway(self, mut sites: Vec<Arc<Site>>, gateway: Arc<config::http::Gateway>) -> Self {
+        sites.sort_by_key(|site| site.id);
+        Self { sites, gateway, ..self }
+    }
+
+    /// The listener for HTTP of this identity, unless it was removed.
+    pub fn site(&self, id: ListenerId) -> Option<&Arc<Site>> {
+        self.sites.binary_search_by_key(&id, |site| site.id).ok().map(|at| &self.sites[at])
     }
 
     /// All pools.
@@ -56,6 +69,17 @@ impl Snapshot {
     pub fn pool(&self, id: PoolId) -> Option<&Arc<Pool>> {
         self.pools.binary_search_by_key(&id, |pool| pool.id).ok().map(|at| &self.pools[at])
     }
+}
+
+/// A listener for HTTP; its routes stand in [`Snapshot::gateway`].
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Its identity.
+    pub id: ListenerId,
+    /// Its options.
+    pub config: Arc<config::Listener>,
+    /// Its counts and its clients' limits.
+    pub stats: Arc<ListenerStats>,
 }
 
 /// A listener with its pools.
@@ -81,21 +105,10 @@ impl Listener {
         at.map_or(&self.pool, |at| &self.named[at])
     }
 
-    /// Whether this client may come: deny wins, and an allow list refuses all others.
-    pub fn allows(&self, client: IpAddr) -> bool {
-        let config = &self.config;
-        !contains(&config.deny, client) && (config.allow.is_empty() || contains(&config.allow, client))
-    }
-
     /// Whether this peer has to send a PROXY header.
     pub fn expects_header_of(&self, peer: IpAddr) -> bool {
-        contains(&self.config.accept_proxy, peer)
+        config::contains(&self.config.accept_proxy, peer)
     }
-}
-
-fn contains(nets: &[IpNet], address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    nets.iter().any(|net| net.contains(&address))
 }
 
 /// A backend, whether in rotation or not.

@@ -10,6 +10,11 @@ mod address;
 mod diff;
 mod error;
 mod file;
+#[cfg(feature = "gateway")]
+pub mod http;
+#[cfg(not(feature = "gateway"))]
+#[path = "no_http.rs"]
+pub mod http;
 mod payload;
 mod print;
 mod raw;
@@ -31,7 +36,7 @@ pub use server_names::ServerNames;
 pub use units::DURATION_MAX;
 pub use validate::{LISTENERS_MAX, POOLS_MAX};
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -49,6 +54,8 @@ pub struct Config {
     pub listeners: Vec<Arc<Listener>>,
     /// `[pool.*]`, in the order of the file.
     pub pools: Vec<Arc<Pool>>,
+    /// What the listeners for HTTP do.
+    pub gateway: Arc<http::Gateway>,
 }
 
 /// `[process]`: what holds for the whole process.
@@ -143,8 +150,8 @@ pub struct Listener {
     pub bind: Vec<Bind>,
     /// What it carries. Of the fields below, those about connections mean something with TCP only.
     pub protocol: Protocol,
-    /// The pool that serves it.
-    pub pool: String,
+    /// The pool that serves it; `None` with HTTP, where routes choose.
+    pub pool: Option<String>,
     /// The pools that serve TLS clients who ask for these servers instead; `pool` serves all others.
     pub sni: ServerNames,
     /// When not empty, all other sources are refused.
@@ -172,20 +179,34 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The pools that it uses, once each.
+    /// The pools that it uses without routes, once each.
     pub fn pools(&self) -> impl Iterator<Item = &str> {
-        let named = self.sni.pools().into_iter().filter(|pool| *pool != self.pool);
-        std::iter::once(self.pool.as_str()).chain(named)
+        let default = self.pool.as_deref();
+        let named = self.sni.pools().into_iter().filter(move |pool| Some(*pool) != default);
+        default.into_iter().chain(named)
+    }
+
+    /// Whether this client may come: deny wins, and an allow list refuses all others.
+    pub fn allows(&self, client: IpAddr) -> bool {
+        !contains(&self.deny, client) && (self.allow.is_empty() || contains(&self.allow, client))
     }
 }
 
+/// Whether one of these networks has the address.
+pub fn contains(networks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    networks.iter().any(|network| network.contains(&address))
+}
+
 /// `listener.protocol`, with the options that only that protocol has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Protocol {
     /// Connections.
     Tcp,
     /// Flows of datagrams.
     Udp(Udp),
+    /// Requests.
+    Http(Arc<http::Http>),
 }
 
 /// `listener.udp`: what a flow is. A client's address and port with the address that it spoke to is one flow, and what
@@ -267,7 +288,9 @@ pub struct Pool {
     /// The PROXY header sent to backends.
     pub send_proxy: SendProxy,
     /// The address bound before connecting.
-    pub source: Option<std::net::IpAddr>,
+    pub source: Option<IpAddr>,
+    /// What only HTTP listeners use.
+    pub http: http::PoolOptions,
 }
 
 /// How a backend is chosen among those in rotation.

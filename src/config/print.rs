@@ -72,9 +72,12 @@ fn print_listener(out: &mut Lines, listener: &Listener) {
     let (protocol, udp) = match listener.protocol {
         Protocol::Tcp => ("tcp", None),
         Protocol::Udp(udp) => ("udp", Some(udp)),
+        Protocol::Http(_) => ("http", None),
     };
     out.key("protocol", quote(protocol));
-    out.key("pool", quote(&listener.pool));
+    if let Some(pool) = &listener.pool {
+        out.key("pool", quote(pool));
+    }
     for (name, pool) in listener.sni.iter() {
         out.key(&format!("sni.{}", quote(name)), quote(pool));
     }

@@ -262,9 +262,9 @@ impl Bound {
 
 impl Site {
     fn of(listener: &Listener, bind: &Bind) -> Self {
-        match (bind, listener.protocol) {
+        match (bind, &listener.protocol) {
             (Bind::Unix(path), _) => Self::Unix(path.clone()),
-            (Bind::Ip(address), Protocol::Tcp) => Self::Tcp(*address),
+            (Bind::Ip(address), Protocol::Tcp | Protocol::Http(_)) => Self::Tcp(*address),
             (Bind::Ip(address), Protocol::Udp(_)) => Self::Udp(*address),
         }
     }
@@ -351,7 +351,7 @@ fn local(socket: &OwnedFd) -> Option<SocketAddr> {
 }
 
 fn options(config: &Config, listener: &Listener) -> ListenOptions {
-    let pool = config.pools.iter().find(|pool| pool.name == listener.pool);
+    let pool = config.pools.iter().find(|pool| Some(&pool.name) == listener.pool.as_ref());
     ListenOptions {
         backlog: listener.backlog.get(),
         fast_open: listener.fast_open,

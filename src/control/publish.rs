@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use super::wanted::{Backend, Place, Pool, Wanted};
 use crate::api::State;
 use crate::balance::tiers::{self, Standing};
+use crate::config::Protocol;
 use crate::id::BackendId;
-use crate::snapshot::{self, Listener, Member, Snapshot};
+use crate::snapshot::{self, Listener, Member, Site, Snapshot};
 
 /// Steps in which a slow start grows: each is one snapshot.
 pub const RISE_STEPS: u32 = 20;
@@ -25,11 +26,18 @@ pub fn build(wanted: &Wanted, max_connections: u32, previous: Option<&Snapshot>,
     let listeners = wanted.listeners.iter().filter_map(|listener| {
         let (config, stats) = (listener.config.clone(), listener.stats.clone());
         let named = config.sni.pools().into_iter().filter_map(find).collect();
-        Some(Arc::new(Listener { id: stats.id, pool: find(&config.pool)?, named, config, stats }))
+        let pool = config.pool.as_deref().and_then(find)?;
+        Some(Arc::new(Listener { id: stats.id, pool, named, config, stats }))
     });
     let listeners = listeners.collect();
+    let sites = wanted.listeners.iter().filter(|listener| matches!(listener.config.protocol, Protocol::Http(_)));
+    let sites = sites.map(|listener| {
+        let (config, stats) = (listener.config.clone(), listener.stats.clone());
+        Arc::new(Site { id: stats.id, config, stats })
+    });
+    let sites = sites.collect();
     let generation = previous.map_or(1, |previous| previous.generation + 1);
-    Snapshot::new(generation, max_connections, listeners, pools)
+    Snapshot::new(generation, max_connections, listeners, pools).with_gateway(sites, wanted.config.gateway.clone())
 }
 
 fn build_pool(pool: &Pool, previous: Option<&Snapshot>, now: Instant) -> Arc<snapshot::Pool> {

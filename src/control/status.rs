@@ -86,7 +86,7 @@ impl Scene<'_> {
             name: config.name.clone(),
             bind: self.listeners.addresses(&config.name),
             protocol: if udp.is_some() { "udp" } else { "tcp" }.to_owned(),
-            pool: config.pool.clone(),
+            pool: config.pool.clone().unwrap_or_default(),
             state: if self.draining { "draining" } else { "listening" }.to_owned(),
             connections: api::ListenerConnections {
                 active: stats.active(),

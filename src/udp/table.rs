@@ -389,7 +389,7 @@ impl<S> Table<S> {
     /// The client's own limits; what is admitted has to be released.
     fn admit(&self, peer: Peer, now: Duration) -> Result<(), DropReason> {
         let address = peer.client.ip();
-        if !self.listener.allows(address) {
+        if !self.listener.config.allows(address) {
             return Err(DropReason::Denied);
         }
         self.listener.stats.clients.admit(ClientKey::from(address), now).map_err(|_| DropReason::Limited)

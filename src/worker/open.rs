@@ -174,7 +174,7 @@ impl Worker {
     fn welcome_proxied(&mut self, key: Key) {
         let connection = &self.connections[key.slot as usize];
         let Some(setup) = &connection.setup else { return };
-        let denied = connection.client_address().is_some_and(|client| !setup.listener.allows(client.ip()));
+        let denied = connection.client_address().is_some_and(|client| !setup.listener.config.allows(client.ip()));
         if denied {
             return self.close(key, End::reset(CloseReason::Denied));
         }

@@ -29,8 +29,8 @@ pub(super) fn join_pools(r: &mut Reader, listeners: &[listener::Placed], pools: 
         let mut backend_speaks_first = false;
         for (wanted, span) in &placed.pools {
             let users = users.entry(wanted).or_default();
-            match placed.listener.protocol {
-                Protocol::Tcp => users.tcp.get_or_insert(placed),
+            match &placed.listener.protocol {
+                Protocol::Tcp | Protocol::Http(_) => users.tcp.get_or_insert(placed),
                 Protocol::Udp(_) => users.udp.get_or_insert(placed),
             };
             match by_name.get(wanted.as_str()) {

@@ -111,17 +111,18 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
     let allow = networks(r, "allow");
     let deny = networks(r, "deny");
     warn_of_shut_doors(r, &binds, &allow, &deny);
+    let per_client = r.table("per_client", |r| per_client(r, &protocol));
     let listener = Listener {
         name: name.to_owned(),
         bind: binds.iter().map(|(bind, _)| bind.clone()).collect(),
         protocol,
         // A listener without its pool has been noted; no such configuration comes to life.
-        pool: pool.unwrap_or_default(),
+        pool,
         sni: names.into_iter().map(|(name, placed)| (name, placed.pool.0)).collect(),
         allow: allow.into_iter().map(|(network, _)| network).collect(),
         deny: deny.into_iter().map(|(network, _)| network).collect(),
         max_connections: r.or("max_connections", limit, None),
-        per_client: r.table("per_client", |r| per_client(r, protocol)),
+        per_client,
         accept_proxy: networks(r, "accept_proxy").into_iter().map(|(network, _)| network).collect(),
         idle_timeout: r.or("idle_timeout", never, Some(IDLE_TIMEOUT)),
         half_close_timeout: r.or("half_close_timeout", positive, HALF_CLOSE_TIMEOUT),
@@ -198,7 +199,7 @@ fn no_flows(span: Span, key: &str) -> Finding {
         .help(format!("leave `{key}` out, or `one_way` if the backends reply"))
 }
 
-fn per_client(r: &mut Reader, protocol: Protocol) -> PerClient {
+fn per_client(r: &mut Reader, protocol: &Protocol) -> PerClient {
     if matches!(protocol, Protocol::Udp(Udp { one_way: true, .. })) {
         r.refuse("connections", |span| {
             no_flows(span, "connections").help("leave `connections` out; `rate` limits a client's datagrams")

@@ -72,6 +72,7 @@ pub(super) fn read<'t>(table: &'t DeTable<'t>, findings: &mut Findings) -> Confi
         process,
         listeners: listeners.into_iter().map(|placed| Arc::new(placed.listener)).collect(),
         pools: pools.into_iter().filter_map(|placed| placed.pool).map(|placed| Arc::new(placed.pool)).collect(),
+        gateway: Arc::default(),
     }
 }
 

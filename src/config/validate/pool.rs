@@ -109,6 +109,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         slow_start: r.or("slow_start", duration, Duration::ZERO),
         send_proxy: r.word("send_proxy", SEND_PROXY, SendProxy::Off),
         source: r.optional("source", source),
+        http: crate::config::http::PoolOptions::default(),
         backends: backends.iter().map(|(backend, _)| Arc::clone(backend)).collect(),
     };
     compare_backends(r, &backends);

@@ -96,7 +96,7 @@ impl Overflow {
 pub fn options(listener: &Listener) -> Option<Options> {
     match listener.config.protocol {
         Protocol::Udp(options) => Some(options),
-        Protocol::Tcp => None,
+        Protocol::Tcp | Protocol::Http(_) => None,
     }
 }
 

@@ -1,0 +1,1 @@
+//! The one form of a request in which routing, policies, log and backend see it.

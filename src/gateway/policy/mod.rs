@@ -1,0 +1,1 @@
+//! What is asked of a request before it goes on, one file a policy.
