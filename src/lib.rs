@@ -11,12 +11,13 @@
 //!     access   -> reason stats
 //! L1  sys, config, balance ->
 //! L2  snapshot -> balance config id stats
+//!     engine   -> config id reason
 //! L3  tcp      -> id reason sys
 //!     udp      -> balance config id limit reason snapshot stats sys timer
-//! L4  worker   -> access balance config id limit queue reason snapshot stats sys tcp timer udp
+//! L4  worker   -> access balance config engine id limit queue reason snapshot stats sys tcp timer udp
 //!     health   -> config id
 //!     gateway  ->
-//! L5  control  -> access api balance config health id limit reason snapshot stats sys worker
+//! L5  control  -> access api balance config engine health id limit reason snapshot stats sys worker
 //! L6  cli      -> api config control sys
 //!     main     -> cli
 //! ```
@@ -26,7 +27,8 @@
 //!   [`queue`] who waits for a backend, [`stats`] what is counted, [`access`] events on their way to the access log.
 //!   Queue and journal are rooms of their own and not part of the worker, because all workers share them.
 //! - **L1** [`sys`] holds all `unsafe`; [`config`] makes a file into types that cannot be wrong; [`balance`] chooses.
-//! - **L2** [`snapshot`]: configuration, rotation and pickers at one moment, immutable.
+//! - **L2** [`snapshot`]: configuration, rotation and pickers at one moment, immutable. [`engine`]: what control and the
+//!   engines tell each other.
 //! - **L3** [`tcp`]: two directions and their end, over traits: no socket, no poll, no clock. How a connection is set up
 //!   and when it is due is not in here but in the worker (`connection`, `open`), since each step of it is a system call.
 //!   [`udp`]: which flow a datagram belongs to, which backend the flow, when it ends, and what may leave as one train;
@@ -93,6 +95,7 @@ pub mod balance;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod engine;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 pub mod health;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{self, SignalKind};
 
 use super::{Failure, Supervisor, notify, now};
-use crate::worker::{Command, Scope};
+use crate::engine::{Command, Scope};
 
 /// How long past the deadline is waited for the workers' last endings.
 const GRACE: Duration = Duration::from_secs(1);

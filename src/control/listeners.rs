@@ -15,10 +15,10 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::udp;
 use crate::config::{Bind, Config, Listener, Protocol};
+use crate::engine::Command;
 use crate::id::ListenerId;
 use crate::sys::datagram::{DatagramSocket, Offload};
 use crate::sys::socket::{self, ListenOptions};
-use crate::worker::Command;
 
 /// Access to a unix listener; see the module.
 const UNIX_MODE: u32 = 0o666;

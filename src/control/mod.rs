@@ -51,11 +51,12 @@ use self::wanted::Wanted;
 use crate::access::Journal;
 use crate::api::{self, ChangeState, OperatorState, State};
 use crate::config::Report;
+use crate::engine::{Command, Note};
 use crate::health::Verdict;
 use crate::id::BackendId;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::stats::WorkersStats;
-use crate::worker::{Command, Note, Workers};
+use crate::worker::Workers;
 
 /// Over how long the connections of a backend that went down are ended: soon, but not all at one instant.
 const DOWN_SPREAD: Duration = Duration::from_millis(500);

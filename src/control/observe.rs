@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 
 use super::wanted::{LastCheck, Place, Wanted};
 use crate::config::Check;
+use crate::engine::Note;
 use crate::health::{Checkers, Passive, Target, Verdict};
 use crate::id::{BackendId, PoolId};
-use crate::worker::Note;
 
 /// Verdicts that wait for the supervisor; a checker beyond waits.
 const VERDICTS_MAX: usize = 1024;
@@ -91,7 +91,9 @@ impl Observers {
     pub fn note(&mut self, wanted: &mut Wanted, note: Note, now: Instant) -> bool {
         let id = match note {
             Note::ConnectFailed { failure, .. } if !failure.blames_backend() => return false,
-            Note::ConnectFailed { backend, .. } | Note::EarlyReset { backend } => backend,
+            Note::ConnectFailed { backend, .. } | Note::EarlyReset { backend } | Note::BadResponse { backend } => {
+                backend
+            }
         };
         self.checkers.hint(id);
         let pool = wanted.pools.iter().find(|pool| pool.backends.iter().any(|backend| backend.id() == Some(id)));

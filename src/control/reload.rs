@@ -11,8 +11,8 @@ use super::wanted::{Place, Wanted};
 use super::{Supervisor, TIDY_INTERVAL, capacity, log, notify, now, resolve, udp, wall_clock};
 use crate::api;
 use crate::config::{self, Config, Drain, Endpoint};
+use crate::engine::{Command, Scope};
 use crate::id::BackendId;
-use crate::worker::{Command, Scope};
 
 /// The longest that a reload waits for sockets to be closed.
 const LET_GO_TIMEOUT: Duration = Duration::from_millis(250);

@@ -20,9 +20,10 @@ use super::{Failure, Inbox, Supervisor, TIDY_INTERVAL, Watchdog, admin, capacity
 use super::{resolve, udp, wall_clock};
 use crate::access::Journal;
 use crate::config::{Access, Config};
+use crate::engine::{Note, Notes};
 use crate::snapshot;
 use crate::sys::datagram::Offload;
-use crate::worker::{self, Note, Workers};
+use crate::worker::{self, Workers};
 
 /// Notes of workers that wait for the supervisor; what comes beyond is lost, which costs a hint at most.
 const NOTES_MAX: usize = 1024;
@@ -139,7 +140,7 @@ fn options(config: &Config, fds: u64, workers: usize, offload: Offload) -> worke
 }
 
 /// Where workers put their notes.
-fn notes() -> (worker::Notes, mpsc::Receiver<Note>) {
+fn notes() -> (Notes, mpsc::Receiver<Note>) {
     let (sender, notes) = mpsc::channel(NOTES_MAX);
     let put = move |note| {
         // Full: the supervisor has plenty to act on already.

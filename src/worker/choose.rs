@@ -5,13 +5,13 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Note;
 use super::connection::Step;
 use super::mailbox::Message;
 use super::token::{Key, Source};
 use super::turn::Worker;
 use crate::balance::{self, Cursor};
 use crate::config::Endpoint;
+use crate::engine::Note;
 use crate::id::Side;
 use crate::queue::Waiter;
 use crate::reason::{CloseReason, ConnectFailure};

@@ -1,10 +1,9 @@
 //! What a worker does when control tells it to: listen, stop listening, end connections.
 
-use std::time::Duration;
-
 use super::connection::Connection;
 use super::turn::Worker;
-use super::{Command, Scope, udp};
+use super::udp;
+use crate::engine::{Command, Ending, Scope};
 use crate::reason::CloseReason;
 use crate::tcp::relay::End;
 use crate::timer::Tick;
@@ -67,7 +66,7 @@ impl Worker {
             .map(|(_, connection)| connection.key)
             .collect();
         self.rng.shuffle(&mut doomed);
-        let times = ending.times(self.now, doomed.len(), &mut self.rng);
+        let times = ending.times(self.now, doomed.len(), &mut self.rng).into_iter().map(Tick::at);
         for (key, at) in doomed.into_iter().zip(times) {
             let connection = &mut self.connections[key.slot as usize];
             if at < connection.kill_at {
@@ -85,25 +84,5 @@ impl Worker {
             self.close(key, End::reset(CloseReason::Killed));
         }
         self.stopping = true;
-    }
-}
-
-/// How connections and flows are ended by force.
-#[derive(Clone, Copy, Debug)]
-pub struct Ending {
-    pub reason: CloseReason,
-    /// All have ended by then, from now.
-    pub deadline: Duration,
-    /// They end evenly over the last part of the deadline.
-    pub spread: Duration,
-}
-
-impl Ending {
-    /// So many moments, evenly spread with jitter, so that clients do not all come back at once.
-    pub fn times(self, now: Duration, count: usize, rng: &mut fastrand::Rng) -> Vec<Tick> {
-        let spread = self.spread.min(self.deadline);
-        let start = now + (self.deadline - spread);
-        let share = spread.as_secs_f64() / count.max(1) as f64;
-        (0..count).map(|i| Tick::at(start + Duration::from_secs_f64(share * (i as f64 + rng.f64())))).collect()
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Command;
+use crate::engine::Command;
 use crate::snapshot::Listener;
 use crate::stats::ListenerSlot;
 use crate::sys::socket::Socket;

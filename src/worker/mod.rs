@@ -13,17 +13,15 @@ mod turn;
 mod udp;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::{Poll, Token, Waker};
 
 use crate::access::Journal;
-use crate::config::{Access, Bind};
-use crate::id::{BackendId, ListenerId};
-use crate::reason::ConnectFailure;
+use crate::config::Access;
+use crate::engine::{Command, Notes};
 use crate::snapshot::View;
 use crate::stats::WorkersStats;
 use crate::sys::datagram::Offload;
@@ -46,79 +44,6 @@ pub struct Options {
     /// What the kernel can do for trains of datagrams.
     pub offload: Offload,
 }
-
-/// What control tells a worker.
-#[derive(Debug)]
-pub enum Command {
-    /// Accept from this bound and listening, non-blocking socket.
-    Listen {
-        /// Whose it is.
-        listener: ListenerId,
-        /// Where it is bound, as the file has it: with the listener its identity.
-        bind: Bind,
-        /// The worker closes its descriptor when told to [`Command::Unlisten`].
-        socket: OwnedFd,
-    },
-    /// Take what waits in the backlog, then close the socket.
-    Unlisten {
-        /// Whose it is.
-        listener: ListenerId,
-        /// Which of its sockets.
-        bind: Bind,
-    },
-    /// End these connections: they are left alone until `deadline - spread`, then ended evenly, all by `deadline`.
-    /// [`Scope::All`] closes all listening sockets too.
-    Drain {
-        /// Which connections.
-        scope: Scope,
-        /// From now.
-        deadline: Duration,
-        /// The last part of `deadline`.
-        spread: Duration,
-    },
-    /// The backend is down: end its connections, evenly over `spread`.
-    CloseBackend {
-        /// Whose connections.
-        backend: BackendId,
-        /// From now.
-        spread: Duration,
-    },
-    /// A new snapshot is there: look at it even when nothing else happens.
-    Wake,
-    /// End every connection now, then the thread.
-    Stop,
-}
-
-/// Whose connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Everybody's: the process goes away.
-    All,
-    /// Those of a listener that was removed.
-    Listener(ListenerId),
-    /// Those of a backend that was removed.
-    Backend(BackendId),
-}
-
-/// What a worker tells control.
-#[derive(Clone, Copy, Debug)]
-pub enum Note {
-    /// An attempt to connect failed.
-    ConnectFailed {
-        /// At whom.
-        backend: BackendId,
-        /// How.
-        failure: ConnectFailure,
-    },
-    /// The backend reset a connection before either side had sent a byte.
-    EarlyReset {
-        /// Which one.
-        backend: BackendId,
-    },
-}
-
-/// Where workers put their notes; must not block, and may lose a note when control is overwhelmed.
-pub type Notes = Arc<dyn Fn(Note) + Send + Sync>;
 
 /// The running workers.
 pub struct Workers {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::Note;
 use super::connection::{Connection, NEVER, Step};
 use super::token::Key;
 use super::turn::Worker;
 use crate::access::{Event, EventKind};
 use crate::config::Access;
+use crate::engine::Note;
 use crate::id::Side;
 use crate::limit::ClientKey;
 use crate::reason::CloseReason;

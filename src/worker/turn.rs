@@ -9,15 +9,16 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::{Events, Poll};
 use slab::Slab;
 
+use super::Options;
 use super::accept::Listening;
 use super::busy_poll::{BusyPoll, LOOK_MAX};
 use super::connection::Connection;
 use super::mailbox::{Mailbox, Message};
 use super::token::{Key, Source};
 use super::udp::Udp;
-use super::{Notes, Options};
 use crate::access::{Event, Journal};
 use crate::balance::Cursor;
+use crate::engine::Notes;
 use crate::id::PoolId;
 use crate::snapshot::{Snapshot, View};
 use crate::stats::{WorkerStats, WorkersStats};

@@ -21,11 +21,11 @@ use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use slab::Slab;
 
-use super::commands::Ending;
 use super::token::{Key, Source};
 use super::turn::Worker;
 use crate::access::{Event, EventKind};
 use crate::config::{Access, Bind, Protocol, Udp as Options};
+use crate::engine::Ending;
 use crate::id::BackendId;
 use crate::reason::{CloseReason, DropReason};
 use crate::snapshot::Listener;
@@ -158,7 +158,8 @@ impl Worker {
         let now = self.now;
         for (_, inlet) in &mut self.udp.inlets {
             let listener = inlet.table.listener().clone();
-            let times = |count, rng: &mut fastrand::Rng| ending.times(now, count, rng);
+            let times =
+                |count, rng: &mut fastrand::Rng| ending.times(now, count, rng).into_iter().map(Tick::at).collect();
             inlet.table.doom(ending.reason, |flow| which(&listener, flow.backend.id), times);
         }
     }

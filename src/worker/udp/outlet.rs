@@ -10,12 +10,12 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
-use super::super::Note;
 use super::super::token::{Key, Source};
 use super::super::turn::Worker;
 use super::Overflow;
 use super::stage::Chain;
 use crate::config::Endpoint;
+use crate::engine::Note;
 use crate::id::BackendId;
 use crate::reason::{ConnectFailure, DropReason};
 use crate::snapshot::Backend;
