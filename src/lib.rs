@@ -10,14 +10,15 @@
 //!     stats    -> id limit queue reason
 //!     access   -> reason stats
 //! L1  sys, config, balance ->
-//! L2  snapshot -> balance config id stats
+//! L2  tls      -> config
+//!     snapshot -> balance config id stats tls
 //!     engine   -> config id reason
 //! L3  tcp      -> id reason sys
 //!     udp      -> balance config id limit reason snapshot stats sys timer
 //! L4  worker   -> access balance config engine id limit queue reason snapshot stats sys tcp timer udp
-//!     health   -> config id
+//!     health   -> config id tls
 //!     gateway  ->
-//! L5  control  -> access api balance config engine health id limit reason snapshot stats sys worker
+//! L5  control  -> access api balance config engine health id limit reason snapshot stats sys tls worker
 //! L6  cli      -> api config control sys
 //!     main     -> cli
 //! ```
@@ -27,8 +28,8 @@
 //!   [`queue`] who waits for a backend, [`stats`] what is counted, [`access`] events on their way to the access log.
 //!   Queue and journal are rooms of their own and not part of the worker, because all workers share them.
 //! - **L1** [`sys`] holds all `unsafe`; [`config`] makes a file into types that cannot be wrong; [`balance`] chooses.
-//! - **L2** [`snapshot`]: configuration, rotation and pickers at one moment, immutable. [`engine`]: what control and the
-//!   engines tell each other.
+//! - **L2** [`tls`]: what the configuration says of TLS, ready for use; nobody else builds it. [`snapshot`]:
+//!   configuration, rotation and pickers at one moment, immutable. [`engine`]: what control and the engines tell each other.
 //! - **L3** [`tcp`]: two directions and their end, over traits: no socket, no poll, no clock. How a connection is set up
 //!   and when it is due is not in here but in the worker (`connection`, `open`), since each step of it is a system call.
 //!   [`udp`]: which flow a datagram belongs to, which backend the flow, when it ends, and what may leave as one train;
@@ -108,5 +109,6 @@ pub mod stats;
 pub mod sys;
 pub mod tcp;
 pub mod timer;
+pub mod tls;
 pub mod udp;
 pub mod worker;

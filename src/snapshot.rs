@@ -13,6 +13,7 @@ use crate::balance::{self, Candidate, Cursor, Picker};
 use crate::config::{self, Balance, Endpoint};
 use crate::id::{BackendId, ListenerId, PoolId};
 use crate::stats::{BackendSlot, BackendStats, ListenerStats, PoolStats};
+use crate::tls::ToBackends;
 
 /// Everything the data path asks, at one moment.
 #[derive(Debug)]
@@ -80,6 +81,8 @@ pub struct Site {
     pub config: Arc<config::Listener>,
     /// Its counts and its clients' limits.
     pub stats: Arc<ListenerStats>,
+    /// How clients are spoken to; `None` = in clear.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// A listener with its pools.
@@ -95,6 +98,8 @@ pub struct Listener {
     pub pool: Arc<Pool>,
     /// The pools of `sni`, in the order of their names.
     pub named: Vec<Arc<Pool>>,
+    /// How clients are spoken to; `None` = as they speak.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 impl Listener {
@@ -175,6 +180,8 @@ pub struct Pool {
     pub config: Arc<config::Pool>,
     /// Its counts.
     pub stats: Arc<PoolStats>,
+    /// How its backends are spoken to; `None` = as their clients speak.
+    pub tls: Option<Arc<ToBackends>>,
     /// The backends that take clients now, by tier, health, overrides and weight.
     pub rotation: Vec<Member>,
     /// Those that are down or ejected, by identity: flows do not stay with them.
@@ -199,6 +206,7 @@ impl Pool {
     pub fn new(
         config: Arc<config::Pool>,
         stats: Arc<PoolStats>,
+        tls: Option<Arc<ToBackends>>,
         rotation: Vec<Member>,
         mut lost: Vec<BackendId>,
         previous: Option<&Self>,
@@ -208,7 +216,7 @@ impl Pool {
             _ => Arc::new(Picker::build(kind(config.balance), &rotation)),
         };
         lost.sort_unstable();
-        Self { id: stats.id, config, stats, rotation, lost, picker }
+        Self { id: stats.id, config, stats, tls, rotation, lost, picker }
     }
 
     /// Whether this backend is down or ejected.

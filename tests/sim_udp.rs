@@ -482,7 +482,7 @@ fn listener(
     let (lost, up): (Vec<_>, Vec<_>) = backends.iter().zip(down).partition(|(_, down)| **down);
     let rotation = up.into_iter().map(|(backend, _)| Member { backend: backend.clone(), weight: 100 }).collect();
     let lost = lost.into_iter().map(|(backend, _)| backend.id).collect();
-    let pool = Pool::new(pool_config.clone(), pool_stats.clone(), rotation, lost, None);
+    let pool = Pool::new(pool_config.clone(), pool_stats.clone(), None, rotation, lost, None);
     let (config, stats) = (config.clone(), stats.clone());
     Arc::new(Listener { id: stats.id, config, stats, pool: Arc::new(pool), named: Vec::new() })
 }

@@ -1,7 +1,7 @@
 //! The configuration, valid by type: what the file says once every problem in it has been refused.
 //!
 //! `file` reads the bytes, `syntax` makes a table of TOML of them, `raw` walks that table and refuses unknown keys,
-//! `validate` turns it into these types with the help of `units`, `address`, `server_names`, `payload` and `words`.
+//! `validate` turns it into these types with the help of `units`, `address`, `server_names`, `tls`, `payload` and `words`.
 //! `error` shows all problems at once with their places, `diff` says what a reload changes, `print` writes a configuration
 //! back as a file.
 //! The names and meanings of the keys are the contract with users; defaults stand in `validate` and nowhere else.
@@ -22,6 +22,7 @@ mod raw;
 pub(crate) mod sample;
 mod server_names;
 mod syntax;
+pub mod tls;
 mod units;
 mod validate;
 mod words;
@@ -154,6 +155,8 @@ pub struct Listener {
     pub pool: Option<String>,
     /// The pools that serve TLS clients who ask for these servers instead; `pool` serves all others.
     pub sni: ServerNames,
+    /// How clients are spoken to; `None` = as they speak.
+    pub tls: Option<tls::ListenerTls>,
     /// When not empty, all other sources are refused.
     pub allow: Vec<IpNet>,
     /// Refused sources; wins over `allow`.
@@ -289,6 +292,8 @@ pub struct Pool {
     pub send_proxy: SendProxy,
     /// The address bound before connecting.
     pub source: Option<IpAddr>,
+    /// How backends are spoken to; `None` = as their clients speak.
+    pub tls: Option<tls::PoolTls>,
     /// What only HTTP listeners use.
     pub http: http::PoolOptions,
 }
@@ -369,6 +374,8 @@ pub struct Health {
     pub kind: Check,
     /// Another port of the backend's host.
     pub port: Option<u16>,
+    /// Whether it is asked through TLS, with the pool's `tls` where it has one.
+    pub tls: bool,
     /// Between checks.
     pub interval: Duration,
     /// Between checks while the state is changing.
@@ -392,6 +399,8 @@ pub enum Check {
     None,
     /// A connect.
     Tcp,
+    /// A connect and a handshake of TLS. What is asked in a pool with `tls` that names no kind.
+    Tls,
     /// A GET whose status (and body) is looked at.
     Http {
         /// Path and query.
@@ -435,6 +444,13 @@ pub enum Check {
         /// Program and arguments; at least the program.
         run: Vec<String>,
     },
+}
+
+impl Check {
+    /// Whether it is a talk over a stream, which TLS can carry.
+    pub fn is_talk(&self) -> bool {
+        !matches!(self, Self::None | Self::Tcp | Self::Tls | Self::Udp { .. } | Self::Command { .. })
+    }
 }
 
 /// A step of a `script` check.

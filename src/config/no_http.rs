@@ -12,6 +12,13 @@ pub enum Http {}
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PoolOptions;
 
+impl PoolOptions {
+    /// The ALPN name of HTTP/1.1, which nobody asks for.
+    pub fn alpn(&self) -> &'static [u8] {
+        b"http/1.1"
+    }
+}
+
 impl Gateway {
     /// None.
     pub fn pools_of(&self, _listener: &str) -> impl Iterator<Item = &str> {

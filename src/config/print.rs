@@ -1,6 +1,8 @@
 //! A configuration as a file: every key with its value, defaults too, in the notation of the contract. Reading what
 //! was written gives the same configuration.
 
+mod tls;
+
 use std::collections::HashSet;
 use std::fmt::{Display, Write};
 use std::time::Duration;
@@ -80,6 +82,9 @@ fn print_listener(out: &mut Lines, listener: &Listener) {
     }
     for (name, pool) in listener.sni.iter() {
         out.key(&format!("sni.{}", quote(name)), quote(pool));
+    }
+    if let Some(tls) = &listener.tls {
+        out.key("tls", tls::listener(tls, matches!(listener.protocol, Protocol::Http(_))));
     }
     out.key("allow", list(&listener.allow));
     out.key("deny", list(&listener.deny));
@@ -167,6 +172,9 @@ fn print_pool(out: &mut Lines, pool: &Pool, udp_alone: bool) {
     if let Some(source) = pool.source {
         out.key("source", quote(source));
     }
+    if let Some(tls) = &pool.tls {
+        out.key("tls", tls::pool(tls));
+    }
 }
 
 /// Only the address, or a table where more is to be said.
@@ -190,9 +198,12 @@ fn print_backend(backend: &Backend) -> String {
 }
 
 fn print_health(health: &Health) -> String {
-    let Health { kind, port, interval, fast_interval, timeout, rise, fall, jitter, initial_up } = health;
+    let Health { kind, port, tls, interval, fast_interval, timeout, rise, fall, jitter, initial_up } = health;
     let mut keys = print_check(kind);
     keys.extend(port.map(|port| ("port", port.to_string())));
+    if kind.is_talk() {
+        keys.push(("tls", tls.to_string()));
+    }
     keys.extend([
         ("interval", time(*interval)),
         ("timeout", time(*timeout)),
@@ -210,6 +221,7 @@ fn print_check(check: &Check) -> Vec<(&'static str, String)> {
     match check {
         Check::None => vec![kind("none")],
         Check::Tcp => vec![kind("tcp")],
+        Check::Tls => vec![kind("tls")],
         Check::Redis => vec![kind("redis")],
         Check::Udp { send, expect } => {
             let mut keys = vec![kind("udp"), ("send", quote(format_payload(send)))];

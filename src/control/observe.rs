@@ -4,14 +4,16 @@
 //! nothing.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
+use rustls::pki_types::ServerName;
 use tokio::sync::mpsc;
 
-use super::wanted::{LastCheck, Place, Wanted};
-use crate::config::Check;
+use super::wanted::{LastCheck, Place, Pool, Wanted};
+use crate::config::{self, Check};
 use crate::engine::Note;
-use crate::health::{Checkers, Passive, Target, Verdict};
+use crate::health::{Checkers, Passive, Target, Tls, Verdict};
 use crate::id::{BackendId, PoolId};
 
 /// Verdicts that wait for the supervisor; a checker beyond waits.
@@ -43,6 +45,7 @@ impl Observers {
                         name: backend.name.clone(),
                         endpoint: known.endpoint.clone(),
                         pool: pool.config.clone(),
+                        tls: pool.config.health.tls.then(|| tls_of(pool, &backend.file)),
                     });
                 }
             }
@@ -119,6 +122,19 @@ impl Observers {
     pub fn next_deadline(&self) -> Option<Instant> {
         self.passive.values().filter_map(Passive::next_deadline).min()
     }
+}
+
+/// How a check speaks TLS: as the pool does, and where that does not, with anybody. Those who have many certificates are
+/// asked for the host that an `http` check names.
+fn tls_of(pool: &Pool, backend: &config::Backend) -> Tls {
+    let to_backends = pool.tls.clone().unwrap_or_else(crate::tls::unverified);
+    let host = match &pool.config.health.kind {
+        Check::Http { host: Some(host), .. } if pool.tls.is_none() => ServerName::try_from(host.clone()).ok(),
+        _ => None,
+    };
+    let name = host.or_else(|| to_backends.name_of(&backend.address));
+    // Of a name that no certificate can have nobody is asked for.
+    Tls { to_backends, name: name.unwrap_or(Ipv4Addr::LOCALHOST.into()) }
 }
 
 #[cfg(test)]

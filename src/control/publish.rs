@@ -24,16 +24,16 @@ pub fn build(wanted: &Wanted, max_connections: u32, previous: Option<&Snapshot>,
         pools.iter().map(|pool| (pool.config.name.as_str(), pool)).collect();
     let find = |name: &str| by_name.get(name).copied().cloned();
     let listeners = wanted.listeners.iter().filter_map(|listener| {
-        let (config, stats) = (listener.config.clone(), listener.stats.clone());
+        let (config, stats, tls) = (listener.config.clone(), listener.stats.clone(), listener.tls.clone());
         let named = config.sni.pools().into_iter().filter_map(find).collect();
         let pool = config.pool.as_deref().and_then(find)?;
-        Some(Arc::new(Listener { id: stats.id, pool, named, config, stats }))
+        Some(Arc::new(Listener { id: stats.id, pool, named, config, stats, tls }))
     });
     let listeners = listeners.collect();
     let sites = wanted.listeners.iter().filter(|listener| matches!(listener.config.protocol, Protocol::Http(_)));
     let sites = sites.map(|listener| {
-        let (config, stats) = (listener.config.clone(), listener.stats.clone());
-        Arc::new(Site { id: stats.id, config, stats })
+        let (config, stats, tls) = (listener.config.clone(), listener.stats.clone(), listener.tls.clone());
+        Arc::new(Site { id: stats.id, config, stats, tls })
     });
     let sites = sites.collect();
     let generation = previous.map_or(1, |previous| previous.generation + 1);
@@ -44,7 +44,8 @@ fn build_pool(pool: &Pool, previous: Option<&Snapshot>, now: Instant) -> Arc<sna
     let before = previous.and_then(|previous| previous.pool(pool.stats.id)).map(|pool| &**pool);
     let rotation = rotation(pool, now);
     let lost = lost(pool, &rotation);
-    Arc::new(snapshot::Pool::new(pool.config.clone(), pool.stats.clone(), rotation, lost, before))
+    let (config, stats, tls) = (pool.config.clone(), pool.stats.clone(), pool.tls.clone());
+    Arc::new(snapshot::Pool::new(config, stats, tls, rotation, lost, before))
 }
 
 /// Who is down or ejected: not those who only take no new clients, nor those who serve in a panic.

@@ -11,6 +11,7 @@ use crate::config::{self, Address, Balance, Check, Config, Endpoint, OnDown, Pro
 use crate::id::{BackendId, ListenerId};
 use crate::snapshot;
 use crate::stats::{Histogram, LATENCY_BOUNDS_US, ListenerStats, PoolStats};
+use crate::tls::ToBackends;
 
 /// All of it.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Listener {
     pub config: Arc<config::Listener>,
     /// Its counts.
     pub stats: Arc<ListenerStats>,
+    /// How clients are spoken to.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// A pool of the file with its counts and backends.
@@ -39,6 +42,8 @@ pub struct Pool {
     pub config: Arc<config::Pool>,
     /// Its counts.
     pub stats: Arc<PoolStats>,
+    /// How backends are spoken to.
+    pub tls: Option<Arc<ToBackends>>,
     /// In the order of the file; a host name with several addresses is several backends.
     pub backends: Vec<Backend>,
 }
@@ -157,16 +162,18 @@ impl Wanted {
         identities: &mut Identities,
         now: SystemTime,
     ) -> Self {
-        let listeners = config.listeners.iter();
-        let listeners =
-            listeners.map(|listener| Listener { config: listener.clone(), stats: identities.listener(listener) });
+        let listeners = config.listeners.iter().map(|listener| {
+            let stats = identities.listener(listener);
+            let old = before.and_then(|before| before.listeners.iter().find(|old| old.stats.id == stats.id));
+            Listener { config: listener.clone(), stats, tls: to_clients(listener, old) }
+        });
         let listeners = listeners.collect();
         let pools = config.pools.iter().map(|pool| {
             let old = before.and_then(|before| before.pools.iter().find(|old| old.config.name == pool.name));
             let stats = identities.pool(&pool.name);
             let places = pool.backends.iter().flat_map(|file| places(&pool.name, file, names, identities));
             let backends = places.map(|(name, file, place)| Backend::new(pool, name, file, place, old, now)).collect();
-            Pool { config: pool.clone(), stats, backends }
+            Pool { config: pool.clone(), stats, tls: to_backends(pool, old), backends }
         });
         let pools = pools.collect();
         Self { config, listeners, pools }
@@ -216,6 +223,23 @@ impl Wanted {
             backends: self.pools.iter().flat_map(|pool| &pool.backends).filter_map(Backend::id).collect(),
         }
     }
+}
+
+/// What a listener's TLS is made of; the same as before where the file says the same.
+fn to_clients(listener: &config::Listener, old: Option<&Listener>) -> Option<Arc<rustls::ServerConfig>> {
+    let tls = listener.tls.as_ref()?;
+    let old = old.and_then(|old| old.config.tls.as_ref().zip(old.tls.as_ref()));
+    match old {
+        Some((before, built)) if before == tls => Some(built.clone()),
+        old => Some(crate::tls::server(tls, old.map(|(before, built)| (before, &**built)))),
+    }
+}
+
+/// The same for a pool.
+fn to_backends(pool: &config::Pool, old: Option<&Pool>) -> Option<Arc<ToBackends>> {
+    let (tls, http) = (pool.tls.as_ref()?, pool.http.alpn());
+    let same = old.and_then(|old| old.tls.as_ref()).filter(|old| old.is_of(tls, http));
+    Some(same.cloned().unwrap_or_else(|| Arc::new(ToBackends::new(tls, http))))
 }
 
 impl Listener {

@@ -19,8 +19,11 @@ pub use checker::{CHECKS_AT_ONCE, Checkers, check};
 pub use judge::{Change, Judge};
 pub use passive::{Ejected, Passive};
 
+use rustls::pki_types::ServerName;
+
 use crate::config::{self, Endpoint};
 use crate::id::BackendId;
+use crate::tls::ToBackends;
 
 /// A backend to check, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +36,23 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// Its pool: the name, the check, `send_proxy` and `source` are looked at.
     pub pool: Arc<config::Pool>,
+    /// How it is spoken to where `health.tls` says so.
+    pub tls: Option<Tls>,
+}
+
+/// How TLS is spoken in a check.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// As its pool does.
+    pub to_backends: Arc<ToBackends>,
+    /// Whom the backend must prove to be.
+    pub name: ServerName<'static>,
+}
+
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.to_backends, &other.to_backends) && self.name == other.name
+    }
 }
 
 impl Target {
@@ -42,6 +62,7 @@ impl Target {
             && self.pool.health == other.pool.health
             && self.pool.send_proxy == other.pool.send_proxy
             && self.pool.source == other.pool.source
+            && self.tls == other.tls
     }
 }
 

@@ -378,6 +378,16 @@ pub struct PoolOptions {
     pub failures: Vec<RangeInclusive<u16>>,
 }
 
+impl PoolOptions {
+    /// The ALPN name of the version of HTTP that its backends are spoken to in.
+    pub fn alpn(&self) -> &'static [u8] {
+        match self.speech.version {
+            Version::Http1 => b"http/1.1",
+            Version::Http2 => b"h2",
+        }
+    }
+}
+
 /// `pool.http`: how its backends are spoken to by HTTP listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Speech {

@@ -117,6 +117,14 @@ fn refuse_what_udp_has_not(r: &mut Reader, user: &listener::Placed, pool: &pool:
             .also(unix.clone(), "no UDP here");
         r.findings.push(finding);
     }
+    if let Some(tls) = &pool.tls {
+        let title = format!("listener `{listener}` carries UDP, and `tls` needs TCP");
+        let finding = Finding::error(tls.clone(), title)
+            .label("its datagrams would leave as they come")
+            .help("give this listener a pool of its own, without `tls`")
+            .also(user.pool.clone(), "used with UDP here");
+        r.findings.push(finding);
+    }
     if pool.pool.send_proxy == SendProxy::V1 {
         let title = format!("the text form of the PROXY header has no UDP, and listener `{listener}` carries UDP");
         let finding = Finding::error(pool.send_proxy.clone(), title)

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use crate::config::error::Finding;
 use crate::config::payload::{DATAGRAM_BYTES_MAX, parse_payload};
-use crate::config::raw::{Fault, Item, Reader, fault, mismatch, quoted, text, whole};
+use crate::config::raw::{Fault, Item, Reader, boolean, fault, mismatch, quoted, text, whole};
 use crate::config::words::{INITIAL, Words, nearest};
 use crate::config::{Check, Health, Percent, Step};
 
@@ -43,6 +43,7 @@ const MYSQL_USER: &str = "evener";
 enum Kind {
     None,
     Tcp,
+    Tls,
     Http,
     Postgres,
     Mysql,
@@ -54,6 +55,7 @@ enum Kind {
 
 const KINDS: Words<Kind> = &[
     ("tcp", Kind::Tcp),
+    ("tls", Kind::Tls),
     ("http", Kind::Http),
     ("postgres", Kind::Postgres),
     ("mysql", Kind::Mysql),
@@ -74,21 +76,30 @@ const KIND_KEYS: &[(&str, &[Kind], &str)] = &[
     ("database", &[Kind::Postgres], "postgres"),
     ("send", &[Kind::Udp], "udp"),
     ("expect", &[Kind::Udp], "udp"),
+    (
+        "tls",
+        &[Kind::Http, Kind::Postgres, Kind::Mysql, Kind::Redis, Kind::Script],
+        "http, postgres, mysql, redis or script",
+    ),
     ("steps", &[Kind::Script], "script"),
     ("run", &[Kind::Command], "command"),
 ];
 
-pub(super) fn read(r: &mut Reader) -> Health {
+/// `has_tls`: the pool speaks TLS to its backends.
+pub(super) fn read(r: &mut Reader, has_tls: bool) -> Health {
     r.hints(&[("retries", "did you mean `fall`?")]);
     let kind_given = r.has("kind");
-    let kind = if kind_given { r.optional("kind", kind) } else { Some(Kind::Tcp) };
+    let unless_given = if has_tls { Kind::Tls } else { Kind::Tcp };
+    let kind = if kind_given { r.optional("kind", kind) } else { Some(unless_given) };
     refuse_keys_of_other_kinds(r, kind);
     let kind = kind.map_or(Check::Tcp, |kind| check(r, kind));
     let interval = r.or("interval", positive, INTERVAL);
+    let port = r.optional("port", |value| whole(value, 1, u32::from(u16::MAX)));
+    // Another port is another service, which is not told about the pool's TLS.
+    let tls = r.or("tls", boolean, has_tls && port.is_none() && kind.is_talk());
     let health = Health {
-        port: r
-            .optional("port", |value| whole(value, 1, u32::from(u16::MAX)))
-            .and_then(|port| u16::try_from(port).ok()),
+        port: port.and_then(|port| u16::try_from(port).ok()),
+        tls: tls || kind == Check::Tls,
         interval,
         fast_interval: r.or("fast_interval", positive, FAST_INTERVAL.min(interval)),
         timeout: r.or("timeout", positive, TIMEOUT),
@@ -114,9 +125,6 @@ fn kind(value: &DeValue) -> Result<Kind, Fault> {
     let word = text(value)?;
     match KINDS.iter().find(|(known, _)| *known == word) {
         Some((_, kind)) => Ok(*kind),
-        None if word == "tls" => {
-            Err(fault("this version has no tls check", "not in this version").help(format!("there are {list}")))
-        }
         None => Err(fault(format!("there is no check \"{}\"", quoted(word)), "unknown").help(
             match nearest(word, known()) {
                 Some(near) => format!("did you mean \"{near}\"? There are {list}"),
@@ -157,6 +165,7 @@ fn check(r: &mut Reader, kind: Kind) -> Check {
     match kind {
         Kind::None => Check::None,
         Kind::Tcp => Check::Tcp,
+        Kind::Tls => Check::Tls,
         Kind::Redis => Check::Redis,
         Kind::Http => Check::Http {
             path: r.or("path", path, "/".to_owned()),

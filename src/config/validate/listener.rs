@@ -15,7 +15,7 @@ use crate::config::server_names::parse_server_name;
 use crate::config::units::parse_rate;
 use crate::config::{Bind, Keepalive, Listener, PerClient, Protocol, Udp};
 
-use super::{count, limit, never, positive};
+use super::{count, limit, never, positive, tls};
 
 /// Addresses that one listener may have.
 const BINDS_MAX: usize = 256;
@@ -51,7 +51,7 @@ const UDP: Udp = Udp {
 
 /// Keys that people look for here.
 const HINTS: &[(&str, &str)] = &[
-    ("tls", "this version does not end TLS: it carries TLS through to the backends as it is"),
+    ("certificate", "write `tls = { certificate = \"…\", key = \"…\" }`"),
     ("max_flows", "write `udp = { max_flows = 100000 }`"),
     ("responses", "write `udp = { responses = 1 }`"),
     ("one_way", "write `udp = { one_way = true }`"),
@@ -72,6 +72,7 @@ const TCP_KEYS: &[(&str, &str)] = &[
         "leave it out: PROXY headers of clients are read with TCP only, and a client is who sends the datagram",
     ),
     ("sni", "leave it out: the names that clients ask for are read from TLS over TCP only, not from QUIC or DTLS"),
+    ("tls", "leave it out: TLS runs over TCP, and DTLS and QUIC pass through as they are"),
     ("idle_timeout", "write `udp = { idle_timeout = \"30s\" }`: after so long a silence a flow ends"),
     ("half_close_timeout", "leave it out: datagrams have no FIN, and a flow ends after `udp.idle_timeout`"),
     ("backlog", "leave it out: nobody waits to be accepted; a flow begins with its client's first datagram"),
@@ -112,6 +113,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
     let deny = networks(r, "deny");
     warn_of_shut_doors(r, &binds, &allow, &deny);
     let per_client = r.table("per_client", |r| per_client(r, &protocol));
+    let tls = tls::listener(r, &protocol);
     let listener = Listener {
         name: name.to_owned(),
         bind: binds.iter().map(|(bind, _)| bind.clone()).collect(),
@@ -119,6 +121,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         // A listener without its pool has been noted; no such configuration comes to life.
         pool,
         sni: names.into_iter().map(|(name, placed)| (name, placed.pool.0)).collect(),
+        tls,
         allow: allow.into_iter().map(|(network, _)| network).collect(),
         deny: deny.into_iter().map(|(network, _)| network).collect(),
         max_connections: r.or("max_connections", limit, None),

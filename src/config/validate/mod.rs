@@ -6,6 +6,7 @@ mod health;
 mod listener;
 mod pool;
 mod process;
+mod tls;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use crate::config::units::parse_duration;
 use crate::config::words::{BALANCE, SEND_PROXY};
 use crate::config::{Address, Backend, Balance, Check, Connect, OnDown, Passive, Percent, Pool, Queue, SendProxy};
 
-use super::{count, duration, health, limit, never, percent, positive};
+use super::{count, duration, health, limit, never, percent, positive, tls};
 
 /// Backends in one pool.
 const BACKENDS_MAX: usize = 16_384;
@@ -51,7 +51,6 @@ const PASSIVE: Passive = Passive {
 
 /// Keys that people look for here.
 const HINTS: &[(&str, &str)] = &[
-    ("tls", "this version does not speak TLS to the backends: it carries the clients' TLS through as it is"),
     ("servers", "did you mean `backends`?"),
     ("nodes", "did you mean `backends`?"),
     ("upstreams", "did you mean `backends`?"),
@@ -82,12 +81,14 @@ pub(super) struct Placed {
     /// The keys, where the file has them.
     pub queue: Option<Span>,
     pub connect: Option<Span>,
+    pub tls: Option<Span>,
 }
 
 pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
     r.hints(HINTS);
     let backends = backends(r);
-    let (health, has_kind) = r.table("health", |r| (health::read(r), r.has("kind")));
+    let tls = tls::pool(r, &backends);
+    let (health, has_kind) = r.table("health", |r| (health::read(r, tls.is_some()), r.has("kind")));
     let pool = Pool {
         name: name.to_owned(),
         balance: r.word("balance", BALANCE, Balance::RoundRobin),
@@ -109,6 +110,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         slow_start: r.or("slow_start", duration, Duration::ZERO),
         send_proxy: r.word("send_proxy", SEND_PROXY, SendProxy::Off),
         source: r.optional("source", source),
+        tls,
         http: crate::config::http::PoolOptions::default(),
         backends: backends.iter().map(|(backend, _)| Arc::clone(backend)).collect(),
     };
@@ -131,6 +133,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         send_proxy: r.span_of("send_proxy"),
         queue: r.has("queue").then(|| r.key_span("queue")),
         connect: r.has("connect").then(|| r.key_span("connect")),
+        tls: r.has("tls").then(|| r.key_span("tls")),
     }
 }
 

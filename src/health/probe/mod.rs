@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::{timeout, timeout_at};
+use tokio_rustls::TlsConnector;
 
-use super::Target;
+use super::{Target, Tls};
 use crate::config::{Check, Endpoint, SendProxy, format_payload};
 
 /// Bytes read of one backend in one check; a longer answer fails the check.
@@ -92,7 +93,7 @@ pub(super) async fn probe(target: &Target, started: Instant) -> (Result<(), Fail
     let greeting = proxy_header(target);
     let quietly = *kind == Check::Tcp && greeting.is_empty();
     let connecting = connect(&endpoint, target.pool.source, quietly);
-    let mut stream = match by(deadline, within, "no connection", connecting).await {
+    let stream = match by(deadline, within, "no connection", connecting).await {
         Ok(stream) => stream,
         Err(failure) => return (Err(failure), None),
     };
@@ -100,18 +101,31 @@ pub(super) async fn probe(target: &Target, started: Instant) -> (Result<(), Fail
         return (Ok(()), None);
     }
     let talking = async {
+        let mut stream = stream;
         stream.write_all(greeting).await?;
-        talk(kind, &endpoint, &mut stream).await
+        let mut stream = match &target.tls {
+            Some(tls) => secure(tls, stream).await?,
+            None => stream,
+        };
+        talk(kind, &endpoint, &mut stream).await?;
+        Ok(stream)
     };
     match by(deadline, within, "connected, but no answer", talking).await {
-        Ok(()) => (Ok(()), Some(stream)),
+        Ok(stream) => (Ok(()), Some(stream)),
         Err(failure) => (Err(failure), None),
     }
 }
 
+/// The handshake of TLS.
+async fn secure(tls: &Tls, stream: Stream) -> Result<Stream, Failure> {
+    let connector = TlsConnector::from(tls.to_backends.plain.clone());
+    let secured = connector.connect(tls.name.clone(), stream).await;
+    Ok(Box::new(secured.map_err(|error| Failure { why: format!("TLS: {error}"), ..Failure::from(error) })?))
+}
+
 async fn talk(kind: &Check, endpoint: &Endpoint, stream: &mut Stream) -> Result<(), Failure> {
     match kind {
-        Check::None | Check::Tcp | Check::Command { .. } | Check::Udp { .. } => Ok(()),
+        Check::None | Check::Tcp | Check::Tls | Check::Command { .. } | Check::Udp { .. } => Ok(()),
         Check::Http { path, host, status, body } => {
             let host = host.clone().unwrap_or_else(|| host_header(endpoint));
             http::probe(stream, path, &host, status, body.as_deref()).await

@@ -38,7 +38,7 @@ fn within(millis: u64, kind: Check) -> Pool {
 }
 
 pub(in super::super) fn target(pool: Pool, endpoint: Endpoint) -> Target {
-    Target { backend: BackendId(7), name: "db1".into(), endpoint, pool: Arc::new(pool) }
+    Target { backend: BackendId(7), name: "db1".into(), endpoint, pool: Arc::new(pool), tls: None }
 }
 
 async fn ask(target: &Target) -> Result<(), String> {
