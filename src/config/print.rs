@@ -21,7 +21,7 @@ pub fn print(config: &Config) -> String {
         print_listener(&mut out, listener);
     }
     let users = |udp: bool| -> HashSet<&str> {
-        let listeners = config.listeners.iter().filter(|listener| (listener.protocol != Protocol::Tcp) == udp);
+        let listeners = config.listeners.iter().filter(|listener| matches!(listener.protocol, Protocol::Udp(_)) == udp);
         listeners.flat_map(|listener| listener.pools()).collect()
     };
     let (tcp, udp) = (users(false), users(true));

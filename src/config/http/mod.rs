@@ -5,6 +5,7 @@
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,13 +137,45 @@ pub enum ValuePattern {
     Present,
     /// One of its values is this.
     Exact(String),
-    /// One of its values matches (the file's `{ regex = "…" }`).
+    /// One of its values matches as a whole (the file's `{ regex = "…" }`).
     Regex(Pattern),
 }
 
-/// A regular expression, compiled; equal by its text.
+/// A regular expression, compiled so that `is_match` says whether it matches as it is meant here; equal by its text.
 #[derive(Clone, Debug)]
 pub struct Pattern(pub regex::Regex);
+
+/// Bytes of a regular expression once compiled; its cache has as many.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
+/// What stands around the text of one that matches the whole of something.
+const WHOLE: (&str, &str) = (r"\A(?:", r")\z");
+
+impl Pattern {
+    /// One that is found anywhere.
+    ///
+    /// # Errors
+    /// Text that is no such pattern, or too large a one.
+    pub fn new(text: &str) -> Result<Self, regex::Error> {
+        let mut builder = regex::RegexBuilder::new(text);
+        builder.size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_BYTES_MAX).build().map(Self)
+    }
+
+    /// One that matches the whole text.
+    ///
+    /// # Errors
+    /// Text that is no such pattern, or too large a one.
+    pub fn whole(text: &str) -> Result<Self, regex::Error> {
+        // By itself first: "a)(b" is none, with or without what is put around it.
+        Self::new(text)?;
+        Self::new(&format!("{}{text}{}", WHOLE.0, WHOLE.1))
+    }
+
+    /// As the file has it.
+    pub fn text(&self) -> &str {
+        let text = self.0.as_str();
+        text.strip_prefix(WHOLE.0).and_then(|text| text.strip_suffix(WHOLE.1)).unwrap_or(text)
+    }
+}
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
@@ -219,7 +252,7 @@ pub struct Jwt {
     pub issuer: Option<String>,
     /// `aud` must hold one of these; empty = it is not looked at.
     pub audience: Vec<String>,
-    /// The only ones that count; at least one, all for the same kind of key.
+    /// The only ones that count; at least one. Either all are HMAC, with a secret, or none is.
     pub algorithms: Vec<jsonwebtoken::Algorithm>,
     /// Whose signatures count.
     pub keys: KeySource,
@@ -234,8 +267,13 @@ pub struct Jwt {
 /// Where the keys of tokens come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeySource {
-    /// `keys_file` or `secret_file`, read with the configuration.
-    Fixed(keys::KeySet),
+    /// `keys_file`, or `secret_file` where the algorithms are HMAC; read with the configuration.
+    Fixed {
+        /// Where they were read.
+        path: PathBuf,
+        /// What was read.
+        keys: keys::KeySet,
+    },
     /// `keys_url`: fetched, and kept when it cannot be fetched again.
     Url {
         /// http or https.
@@ -353,6 +391,8 @@ pub struct Edits {
 pub struct Sticky {
     /// Its name.
     pub cookie: String,
+    /// Where `secret` was read.
+    pub secret_file: PathBuf,
     /// What signs it; at least 16 bytes.
     pub secret: Arc<[u8]>,
     /// How long the browser keeps it; `None` = until it is closed.

@@ -9,20 +9,21 @@ use crate::config::raw::{Reader, quoted};
 use crate::config::words::nearest;
 use crate::config::{Bind, Check, Pool, Protocol, SendProxy, Step};
 
-use super::{PlacedPool, listener, pool};
+use super::{PlacedPool, Used, listener, pool};
 
 /// Pools that a message lists.
 const POOLS_LISTED_MAX: usize = 10;
 
-/// The first listener of each kind that uses a pool.
+/// The first listener of each kind that uses a pool, and the first route.
 #[derive(Default)]
 struct Users<'l> {
     tcp: Option<&'l listener::Placed>,
     udp: Option<&'l listener::Placed>,
+    route: Option<&'l Used>,
 }
 
-/// Finds each listener's pool, and makes a pool fit those that use it.
-pub(super) fn join_pools(r: &mut Reader, listeners: &[listener::Placed], pools: &mut [PlacedPool]) {
+/// Finds the pool of each listener and route, and makes a pool fit those that use it.
+pub(super) fn join_pools(r: &mut Reader, listeners: &[listener::Placed], used: &[Used], pools: &mut [PlacedPool]) {
     let by_name: HashMap<&str, &PlacedPool> = pools.iter().map(|placed| (placed.name.as_str(), placed)).collect();
     let mut users: HashMap<&str, Users> = HashMap::new();
     for placed in listeners {
@@ -44,9 +45,15 @@ pub(super) fn join_pools(r: &mut Reader, listeners: &[listener::Placed], pools: 
             warn_of_waiting(r, placed);
         }
     }
+    for used in used {
+        users.entry(&used.pool).or_default().route.get_or_insert(used);
+        if !by_name.contains_key(used.pool.as_str()) {
+            r.findings.push_with(|| unknown_pool(&used.pool, used.span.clone(), pools));
+        }
+    }
     for placed in pools {
         let users = users.remove(placed.name.as_str()).unwrap_or_default();
-        if users.tcp.is_none() && users.udp.is_none() {
+        if users.tcp.is_none() && users.udp.is_none() && users.route.is_none() {
             r.findings.push_with(|| {
                 Finding::warning(placed.span.clone(), format!("no listener uses the pool `{}`", quoted(&placed.name)))
                     .label("never used")
@@ -55,10 +62,13 @@ pub(super) fn join_pools(r: &mut Reader, listeners: &[listener::Placed], pools: 
             });
         }
         let Some(pool) = &mut placed.pool else { continue };
+        if let Some(route) = users.route {
+            refuse_what_http_has_not(r, route, users.udp, pool);
+        }
         match users {
-            Users { udp: Some(user), tcp } => {
+            Users { udp: Some(user), tcp, route } => {
                 refuse_what_udp_has_not(r, user, pool);
-                if tcp.is_none() {
+                if tcp.is_none() && route.is_none() {
                     fit_to_udp_alone(r, pool);
                 }
             }
@@ -103,6 +113,26 @@ fn speaks_first(pool: &Pool) -> bool {
         Check::Mysql { .. } => true,
         Check::Script { steps } => matches!(steps.first(), Some(Step::Expect(_))),
         _ => false,
+    }
+}
+
+/// What no pool of a route can have, whoever else uses it.
+fn refuse_what_http_has_not(r: &mut Reader, route: &Used, udp: Option<&listener::Placed>, pool: &pool::Placed) {
+    if pool.pool.send_proxy != SendProxy::Off {
+        let title = "a connection to a backend carries the requests of many clients, and a PROXY header names one";
+        let finding = Finding::error(pool.send_proxy.clone(), title)
+            .label("not with HTTP")
+            .help("give the route a pool without `send_proxy`: its backends see X-Forwarded-For and Forwarded")
+            .also(route.span.clone(), "used by a route here");
+        r.findings.push(finding);
+    }
+    if let Some(user) = udp {
+        let title = format!("listener `{}` carries UDP, and a route uses this pool too", quoted(&user.listener.name));
+        let finding = Finding::error(user.pool.clone(), title)
+            .label("UDP here")
+            .help("give each of the two a pool of its own")
+            .also(route.span.clone(), "HTTP here");
+        r.findings.push(finding);
     }
 }
 
@@ -167,7 +197,8 @@ pub(super) fn compare_binds(
     process: impl Iterator<Item = (Bind, Span)>,
 ) {
     let process = process.map(|(bind, span)| (bind, span, "the process itself".to_owned()));
-    let (tcp, udp): (Vec<_>, Vec<_>) = listeners.iter().partition(|placed| placed.listener.protocol == Protocol::Tcp);
+    let is_udp = |placed: &&listener::Placed| matches!(placed.listener.protocol, Protocol::Udp(_));
+    let (udp, tcp): (Vec<_>, Vec<_>) = listeners.iter().partition(is_udp);
     compare_sockets(r, process.chain(tcp.into_iter().flat_map(sockets)));
     compare_sockets(r, udp.into_iter().flat_map(sockets));
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -10,19 +11,18 @@ use toml::de::DeValue;
 
 use crate::config::address::{parse_bind, parse_network};
 use crate::config::error::{Finding, Span};
-use crate::config::raw::{Fault, Reader, boolean, fault, mismatch, quoted, text};
+use crate::config::raw::{Fault, Reader, boolean, fault, mismatch, quoted, text, word};
 use crate::config::server_names::parse_server_name;
 use crate::config::units::parse_rate;
+use crate::config::words::Words;
 use crate::config::{Bind, Keepalive, Listener, PerClient, Protocol, Udp};
 
-use super::{count, limit, never, positive, tls};
+use super::{NETWORKS_MAX, count, http, limit, never, positive, protocol, tls};
 
 /// Addresses that one listener may have.
 const BINDS_MAX: usize = 256;
 /// Names in one `sni`.
 const SERVER_NAMES_MAX: usize = 16_384;
-/// Networks in one `allow`, `deny` or `accept_proxy`.
-const NETWORKS_MAX: usize = 65_536;
 /// Entries of `allow` and of `deny` that are held against each other for a warning.
 const NETWORKS_COMPARED_MAX: usize = 1_000;
 /// listen(2) takes an int, and the kernel cuts it to net.core.somaxconn.
@@ -48,6 +48,16 @@ const UDP: Udp = Udp {
     max_flows: NonZeroU32::new(100_000).expect("it is not 0"),
     one_way: false,
 };
+
+/// `protocol`, before the keys that belong to it are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    Udp,
+    Http,
+}
+
+const KINDS: Words<Kind> = &[("tcp", Kind::Tcp), ("udp", Kind::Udp), ("http", Kind::Http)];
 
 /// Keys that people look for here.
 const HINTS: &[(&str, &str)] = &[
@@ -94,18 +104,19 @@ pub(super) struct Placed {
     pub pools: Vec<(String, Span)>,
     pub sni: Span,
     pub defer_accept: Span,
+    /// What it sets for its routes.
+    pub defaults: Option<http::Defaults>,
 }
 
-pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
+pub(super) fn read(r: &mut Reader, name: &str, known: &http::Known) -> Placed {
     r.hints(HINTS);
     let binds = binds(r);
-    refuse_keys_of_the_other_protocol(r);
-    let udp = r.table("udp", udp);
-    let protocol = r.or("protocol", |value| protocol(value, udp), Protocol::Tcp);
+    let (protocol, defaults) = protocol(r, known);
     if matches!(protocol, Protocol::Udp(_)) {
         refuse_unix_sockets(r, &binds);
     }
-    let pool = r.required("pool", |value| text(value).map(str::to_owned), "pool = \"NAME\"");
+    let pool = |value: &DeValue| text(value).map(str::to_owned);
+    let pool = if defaults.is_some() { r.optional("pool", pool) } else { r.required("pool", pool, "pool = \"NAME\"") };
     let names = server_names(r);
     let pools = pool.iter().map(|pool| (pool.clone(), r.span_of("pool")));
     let pools = pools.chain(names.values().map(|name| name.pool.clone())).collect();
@@ -145,20 +156,24 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         pools,
         sni: r.key_span("sni"),
         defer_accept: r.span_of("defer_accept"),
+        defaults,
     }
 }
 
-/// Refused keys read as their defaults. Beside a protocol that there is not no key can be judged.
-fn refuse_keys_of_the_other_protocol(r: &mut Reader) {
-    match r.take("protocol").map(|item| item.get_ref().as_str()) {
-        None | Some(Some("tcp")) => {
+/// What it carries, with the keys that only this protocol has. Those of others are refused and read as their defaults;
+/// beside a protocol that there is not no key can be judged.
+fn protocol(r: &mut Reader, known: &http::Known) -> (Protocol, Option<http::Defaults>) {
+    let kind = if r.has("protocol") { r.optional("protocol", |value| word(value, KINDS)) } else { Some(Kind::Tcp) };
+    match kind {
+        Some(Kind::Tcp) => {
             r.refuse("udp", |span| {
                 Finding::error(span, "`udp` belongs to a listener with protocol = \"udp\"")
                     .label("this listener carries TCP")
                     .help("add `protocol = \"udp\"`, or leave `udp` out")
             });
+            protocol::refuse_http_keys(r, "TCP");
         }
-        Some(Some("udp")) => {
+        Some(Kind::Udp) => {
             for (key, help) in TCP_KEYS {
                 r.refuse(key, |span| {
                     Finding::error(span, format!("`{key}` belongs to a listener with protocol = \"tcp\""))
@@ -166,18 +181,19 @@ fn refuse_keys_of_the_other_protocol(r: &mut Reader) {
                         .help(*help)
                 });
             }
+            protocol::refuse_http_keys(r, "UDP");
         }
-        Some(_) => {}
+        Some(Kind::Http) => protocol::refuse_foreign_keys(r),
+        None => protocol::pass_over(r),
     }
-}
-
-fn protocol(value: &DeValue, udp: Udp) -> Result<Protocol, Fault> {
-    match text(value)? {
-        "tcp" => Ok(Protocol::Tcp),
-        "udp" => Ok(Protocol::Udp(udp)),
-        "http" => Err(fault("this version carries tcp and udp, not http", "not in this version")
-            .help("leave the key out: HTTP passes through as TCP")),
-        other => Err(fault(format!("there is no \"{}\"", quoted(other)), "unknown").help("write \"tcp\" or \"udp\"")),
+    let udp = r.table("udp", udp);
+    match kind {
+        Some(Kind::Udp) => (Protocol::Udp(udp), None),
+        Some(Kind::Http) => match http::listener(r, known) {
+            Some((http, defaults)) => (Protocol::Http(Arc::new(http)), Some(defaults)),
+            None => (Protocol::Tcp, None),
+        },
+        _ => (Protocol::Tcp, None),
     }
 }
 
@@ -304,7 +320,7 @@ fn pool_of_name(value: &DeValue) -> Result<String, Fault> {
     }
 }
 
-fn networks(r: &mut Reader, key: &'static str) -> Vec<(IpNet, Span)> {
+pub(super) fn networks(r: &mut Reader, key: &'static str) -> Vec<(IpNet, Span)> {
     r.list(key, NETWORKS_MAX, |value| parse_network(text(value)?))
 }
 

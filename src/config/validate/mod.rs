@@ -3,9 +3,15 @@
 
 mod agree;
 mod health;
+#[cfg(feature = "gateway")]
+mod http;
+#[cfg(not(feature = "gateway"))]
+#[path = "no_http.rs"]
+mod http;
 mod listener;
 mod pool;
 mod process;
+mod protocol;
 mod tls;
 
 use std::num::NonZeroU32;
@@ -25,7 +31,9 @@ pub(super) use pool::{CONNECT, QUEUE, WEIGHT};
 pub const LISTENERS_MAX: usize = 4_096;
 /// Pools in one file.
 pub const POOLS_MAX: usize = 4_096;
-/// The name of a listener or pool, in bytes.
+/// Networks in one list.
+const NETWORKS_MAX: usize = 65_536;
+/// The name of a listener, pool or route, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
 /// Tables that people look for in a file.
@@ -37,9 +45,8 @@ const HINTS: &[(&str, &str)] = &[
     ("backend", "did you mean `[pool.NAME]`?"),
     ("upstream", "did you mean `[pool.NAME]`?"),
     ("global", "did you mean `[process]`?"),
-    ("route", "this version has no HTTP gateway: HTTP passes through as TCP"),
-    ("jwt", "this version has no HTTP gateway: HTTP passes through as TCP"),
-    ("consumer", "this version has no HTTP gateway: HTTP passes through as TCP"),
+    ("routes", "did you mean `[[route]]`?"),
+    ("consumers", "did you mean `[consumer.NAME]`?"),
 ];
 
 /// A pool with the place of its name; the pool is `None` when it is no table.
@@ -49,14 +56,22 @@ struct PlacedPool {
     span: Span,
 }
 
+/// A pool that a route names, and where.
+struct Used {
+    pool: String,
+    span: Span,
+}
+
 /// The whole file. The result means something only when no error was found.
 pub(super) fn read<'t>(table: &'t DeTable<'t>, findings: &mut Findings) -> Config {
     let mut r = Reader::new(Some(table), 0..0, FILE.to_owned(), findings);
     r.hints(HINTS);
     let process = r.table("process", process::read);
     let process_metrics = process.metrics;
-    let listeners = listeners(&mut r);
+    let known = http::known(&mut r);
+    let listeners = listeners(&mut r, &known);
     let mut pools = pools(&mut r);
+    let (gateway, used) = http::gateway(&mut r, known, &listeners);
     if !r.has("listener") {
         let mut finding = Finding::error(0..0, "there is no listener").help(
             "the smallest useful file:\n\n[listener.pg]\nbind = \"0.0.0.0:5432\"\npool = \"pg\"\n\n[pool.pg]\nbackends = [\"10.0.0.11:5432\", \"10.0.0.12:5432\"]",
@@ -64,7 +79,7 @@ pub(super) fn read<'t>(table: &'t DeTable<'t>, findings: &mut Findings) -> Confi
         finding.span = None;
         r.findings.push(finding.absence());
     }
-    agree::join_pools(&mut r, &listeners, &mut pools);
+    agree::join_pools(&mut r, &listeners, &used, &mut pools);
     let metrics = process_metrics.map(|address| (Bind::Ip(address), table_span(table, "process", "metrics")));
     let admin = process.admin.clone().map(|path| (Bind::Unix(path), table_span(table, "process", "admin")));
     agree::compare_binds(&mut r, &listeners, metrics.into_iter().chain(admin));
@@ -73,7 +88,7 @@ pub(super) fn read<'t>(table: &'t DeTable<'t>, findings: &mut Findings) -> Confi
         process,
         listeners: listeners.into_iter().map(|placed| Arc::new(placed.listener)).collect(),
         pools: pools.into_iter().filter_map(|placed| placed.pool).map(|placed| Arc::new(placed.pool)).collect(),
-        gateway: Arc::default(),
+        gateway: Arc::new(gateway),
     }
 }
 
@@ -85,12 +100,12 @@ fn table_span(table: &DeTable, outer: &str, inner: &str) -> Span {
         .map_or(0..0, |item| item.span())
 }
 
-fn listeners(r: &mut Reader) -> Vec<listener::Placed> {
+fn listeners(r: &mut Reader, known: &http::Known) -> Vec<listener::Placed> {
     let mut listeners = Vec::new();
     for (name, span, item) in named(r, "listener", LISTENERS_MAX) {
         let DeValue::Table(table) = item.get_ref() else { continue };
         let title = format!("[listener.{}]", quoted(name));
-        listeners.push(r.element(table, span, title, |r| listener::read(r, name)));
+        listeners.push(r.element(table, span, title, |r| listener::read(r, name, known)));
     }
     listeners
 }

@@ -14,7 +14,7 @@ use crate::config::units::parse_duration;
 use crate::config::words::{BALANCE, SEND_PROXY};
 use crate::config::{Address, Backend, Balance, Check, Connect, OnDown, Passive, Percent, Pool, Queue, SendProxy};
 
-use super::{count, duration, health, limit, never, percent, positive, tls};
+use super::{count, duration, health, http, limit, never, percent, positive, tls};
 
 /// Backends in one pool.
 const BACKENDS_MAX: usize = 16_384;
@@ -111,7 +111,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         send_proxy: r.word("send_proxy", SEND_PROXY, SendProxy::Off),
         source: r.optional("source", source),
         tls,
-        http: crate::config::http::PoolOptions::default(),
+        http: http::pool(r),
         backends: backends.iter().map(|(backend, _)| Arc::clone(backend)).collect(),
     };
     compare_backends(r, &backends);
