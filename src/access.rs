@@ -50,6 +50,35 @@ pub struct Event {
     pub reason: Option<CloseReason>,
     /// The server that a TLS client asked for, where the listener looks.
     pub sni: Option<Arc<str>>,
+    /// What only a request has.
+    pub request: Option<Box<Request>>,
+}
+
+/// What an event of [`EventKind::Request`] has beside the rest.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// GET and the like.
+    pub method: String,
+    /// In canonical form; empty when there is none.
+    pub host: String,
+    /// In canonical form; a query is only hinted at unless the listener logs it.
+    pub path: String,
+    /// "HTTP/1.1", for one.
+    pub version: &'static str,
+    /// The route's name.
+    pub route: Option<Arc<str>>,
+    /// Who it was, by the route's `auth`.
+    pub consumer: Option<Arc<str>>,
+    /// What the client was answered.
+    pub status: u16,
+    /// Why the gateway answered by itself.
+    pub refusal: Option<&'static str>,
+    /// From the request's head to the answer's.
+    pub first_byte: Option<Duration>,
+    /// The id that the backend was given too.
+    pub request_id: Option<String>,
+    /// The answer's body ended before its end.
+    pub is_cut: bool,
 }
 
 /// When an event is written.
@@ -61,6 +90,8 @@ pub enum EventKind {
     Interval,
     /// It has ended, or was refused.
     Close,
+    /// A request has been answered.
+    Request,
 }
 
 impl EventKind {
@@ -70,6 +101,7 @@ impl EventKind {
             Self::Open => "open",
             Self::Interval => "interval",
             Self::Close => "close",
+            Self::Request => "request",
         }
     }
 }

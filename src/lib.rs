@@ -99,6 +99,9 @@ pub mod control;
 pub mod engine;
 #[cfg(feature = "gateway")]
 pub mod gateway;
+#[cfg(not(feature = "gateway"))]
+#[path = "no_gateway.rs"]
+pub mod gateway;
 pub mod health;
 pub mod id;
 pub mod limit;

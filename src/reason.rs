@@ -284,6 +284,21 @@ impl ConnectFailure {
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
 
+    /// What a failed connect(2), or the error it ended with, means.
+    pub fn of(error: &std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Self::NoResource,
+            // EAGAIN is a unix socket whose backlog is full (unix(7)).
+            Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::EAGAIN | libc::ENOENT) => Self::Refused,
+            Some(libc::ETIMEDOUT) => Self::Timeout,
+            Some(
+                libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ENETDOWN | libc::EACCES | libc::EPERM,
+            ) => Self::Unreachable,
+            Some(libc::EADDRNOTAVAIL) => Self::NoPort,
+            _ => Self::Other,
+        }
+    }
+
     /// The metric label.
     pub const fn as_str(self) -> &'static str {
         match self {

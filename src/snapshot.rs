@@ -28,6 +28,8 @@ pub struct Snapshot {
     sites: Vec<Arc<Site>>,
     /// The pools, by identity.
     pools: Vec<Arc<Pool>>,
+    /// Indexes of `pools` in the order of their names, where there are routes.
+    names: Vec<u32>,
     /// The routes; the same `Arc` until the file changes.
     pub gateway: Arc<config::http::Gateway>,
 }
@@ -42,13 +44,22 @@ impl Snapshot {
     ) -> Self {
         listeners.sort_by_key(|listener| listener.id);
         pools.sort_by_key(|pool| pool.id);
-        Self { generation, max_connections, listeners, sites: Vec::new(), pools, gateway: Arc::default() }
+        let (sites, names, gateway) = (Vec::new(), Vec::new(), Arc::default());
+        Self { generation, max_connections, listeners, sites, pools, names, gateway }
     }
 
     /// The same with the listeners for HTTP, in any order, and their routes.
     pub fn with_gateway(self, mut sites: Vec<Arc<Site>>, gateway: Arc<config::http::Gateway>) -> Self {
         sites.sort_by_key(|site| site.id);
-        Self { sites, gateway, ..self }
+        let mut names: Vec<u32> = if sites.is_empty() { Vec::new() } else { (0..self.pools.len() as u32).collect() };
+        names.sort_by_key(|at| &self.pools[*at as usize].config.name);
+        Self { sites, names, gateway, ..self }
+    }
+
+    /// The pool of this name, where there are routes.
+    pub fn pool_named(&self, name: &str) -> Option<&Arc<Pool>> {
+        let at = self.names.binary_search_by(|at| self.pools[*at as usize].config.name.as_str().cmp(name)).ok()?;
+        Some(&self.pools[self.names[at] as usize])
     }
 
     /// The listener for HTTP of this identity, unless it was removed.
@@ -222,6 +233,19 @@ impl Pool {
     /// Whether this backend is down or ejected.
     pub fn has_lost(&self, backend: BackendId) -> bool {
         !self.lost.is_empty() && self.lost.binary_search(&backend).is_ok()
+    }
+
+    /// Those in rotation.
+    pub fn backends(&self) -> impl Iterator<Item = BackendId> {
+        self.rotation.iter().map(|member| member.backend.id)
+    }
+
+    /// Reserves a place on the backend of this name, if it is in rotation, was not tried yet and has one.
+    pub fn pick_named(&self, name: &str, tried: &[BackendId]) -> Option<(Arc<Backend>, BackendSlot)> {
+        let mut members = self.rotation.iter().map(|member| &member.backend);
+        let backend = members.find(|backend| backend.config.name == name && !tried.contains(&backend.id))?;
+        let max = backend.config.max_connections.map_or(u32::MAX, std::num::NonZero::get);
+        Some((backend.clone(), BackendSlot::take(&backend.stats, max)?))
     }
 
     /// Chooses a backend that was not tried yet and reserves a place on it.

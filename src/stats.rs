@@ -292,6 +292,21 @@ impl BackendStats {
     }
 }
 
+/// What was counted of a route of the gateway.
+#[derive(Clone, Debug, Default)]
+pub struct RouteCounts {
+    /// The listener's name.
+    pub listener: String,
+    /// The route's; empty = requests that found none.
+    pub route: String,
+    /// Requests by status.
+    pub by_status: Vec<(u16, u64)>,
+    /// Those that the gateway answered by itself, by reason.
+    pub refused: Vec<(&'static str, u64)>,
+    /// How long they took: (count, sum in microseconds) for each of [`LATENCY_BOUNDS_US`], and beyond.
+    pub seconds: Vec<(u64, u64)>,
+}
+
 /// What a worker tells of itself.
 #[derive(Debug)]
 pub struct WorkerStats {

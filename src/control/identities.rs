@@ -5,6 +5,7 @@
 //! removed is forgotten once its last connection has ended.
 
 use std::collections::{HashMap, HashSet};
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +17,10 @@ use crate::stats::{BackendStats, ListenerStats, PoolStats};
 /// Who has which number.
 #[derive(Debug)]
 pub struct Identities {
-    workers: usize,
+    threads: usize,
     last: u32,
-    /// By name, and whether it carries datagrams: what is counted of flows is nothing that a listener for connections
-    /// could go on with.
-    listeners: HashMap<(String, bool), Arc<ListenerStats>>,
+    /// By name and protocol: what is counted of flows is nothing that a listener for connections could go on with.
+    listeners: HashMap<(String, Discriminant<Protocol>), Arc<ListenerStats>>,
     pools: HashMap<String, Arc<PoolStats>>,
     backends: HashMap<(String, String, Endpoint), Arc<BackendStats>>,
 }
@@ -37,22 +37,22 @@ pub struct InUse {
 }
 
 impl Identities {
-    /// Nobody yet; counts are made with one cell for each worker.
-    pub fn new(workers: usize) -> Self {
-        Self { workers, last: 0, listeners: HashMap::new(), pools: HashMap::new(), backends: HashMap::new() }
+    /// Nobody yet; counts are made with one cell for each thread of all engines.
+    pub fn new(threads: usize) -> Self {
+        Self { threads, last: 0, listeners: HashMap::new(), pools: HashMap::new(), backends: HashMap::new() }
     }
 
     /// The counts of this listener, with its limits by client as the file has them now.
     pub fn listener(&mut self, listener: &config::Listener) -> Arc<ListenerStats> {
         let limits = limits(&listener.per_client);
-        let key = (listener.name.clone(), matches!(listener.protocol, Protocol::Udp(_)));
+        let key = (listener.name.clone(), discriminant(&listener.protocol));
         if let Some(known) = self.listeners.get(&key) {
             known.clients.reconfigure(limits);
             return known.clone();
         }
         let clients = Limiter::new(limits, CLIENTS_MAX);
         let id = ListenerId(self.next());
-        let stats = Arc::new(ListenerStats::new(id, &listener.name, clients, self.workers));
+        let stats = Arc::new(ListenerStats::new(id, &listener.name, clients, self.threads));
         self.listeners.insert(key, stats.clone());
         stats
     }
@@ -62,7 +62,7 @@ impl Identities {
         if let Some(known) = self.pools.get(name) {
             return known.clone();
         }
-        let stats = Arc::new(PoolStats::new(PoolId(self.next()), name, self.workers));
+        let stats = Arc::new(PoolStats::new(PoolId(self.next()), name, self.threads));
         self.pools.insert(name.to_owned(), stats.clone());
         stats
     }
@@ -74,7 +74,7 @@ impl Identities {
             return known.clone();
         }
         let id = BackendId(self.next());
-        let stats = Arc::new(BackendStats::new(id, &self.pool(pool), name, &endpoint.to_string(), self.workers));
+        let stats = Arc::new(BackendStats::new(id, &self.pool(pool), name, &endpoint.to_string(), self.threads));
         self.backends.insert(key, stats.clone());
         stats
     }

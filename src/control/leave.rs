@@ -111,7 +111,7 @@ impl Supervisor {
         // Ours are duplicates: as long as one is open, the kernel goes on taking clients.
         self.listeners.close();
         let spread = self.wanted.config.process.drain.spread.min(deadline);
-        self.workers.tell_all(|| Command::Drain { scope: Scope::All, deadline, spread });
+        self.engines.tell_all(|| Command::Drain { scope: Scope::All, deadline, spread });
         let until = now() + deadline + GRACE;
         let earlier = self.leaving.as_ref().and_then(|leaving| leaving.until).map_or(until, |set| set.min(until));
         self.leaving = Some(Leaving::until(earlier));
@@ -125,8 +125,8 @@ impl Supervisor {
 
     /// Ends the workers and writes what is left of the access log.
     pub(super) fn end(mut self) {
-        self.workers.tell_all(|| Command::Stop);
-        self.workers.join();
+        self.engines.tell_all(|| Command::Stop);
+        self.engines.join();
         self.listeners.close();
         if let Some(log) = self.access_log {
             log.end();

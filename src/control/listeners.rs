@@ -35,8 +35,10 @@ pub struct Listeners {
 /// An address, and what arrives there: TCP and UDP have each their own ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Site {
-    /// Connections.
+    /// Connections, for the workers.
     Tcp(SocketAddr),
+    /// Connections, for the gateway.
+    Http(SocketAddr),
     /// Datagrams.
     Udp(SocketAddr),
     /// Connections of this host.
@@ -48,6 +50,8 @@ pub enum Site {
 struct Open {
     name: String,
     site: Site,
+    /// The gateway serves it, also where it is a unix socket.
+    is_http: bool,
     /// They mean nothing to UDP.
     options: ListenOptions,
     /// Duplicates of what the workers have, in the order of the workers.
@@ -62,7 +66,7 @@ struct Open {
 #[derive(Debug, Default)]
 pub struct Bound(Vec<Open>);
 
-/// A command for one worker.
+/// A command for one thread: the workers come first, then the gateway's.
 pub type Order = (usize, Command);
 
 /// Why an address cannot be listened on.
@@ -99,7 +103,7 @@ impl Listeners {
         let mut bound = Bound::default();
         for (listener, site) in missing() {
             let open = match self.moved(config, &site) {
-                Some(from) => from.duplicate(&listener.name, options(config, listener)),
+                Some(from) => from.duplicate(listener, &site, options(config, listener)),
                 None => self.open(config, listener, &site),
             };
             bound.0.push(open.map_err(|error| explain(listener, &site, error))?);
@@ -115,9 +119,9 @@ impl Listeners {
         let mut orders = Vec::new();
         for open in bound.0 {
             let Some(listener) = id(&open.name) else { continue };
-            for (worker, socket) in open.sockets.iter().enumerate() {
+            for (thread, socket) in open.threads(self.workers).zip(&open.sockets) {
                 let socket = socket.try_clone()?;
-                orders.push((worker, Command::Listen { listener, bind: open.site.bind(), socket }));
+                orders.push((thread, Command::Listen { listener, bind: open.site.bind(), socket }));
             }
             self.open.push(open);
         }
@@ -135,8 +139,8 @@ impl Listeners {
                 open.remove_file();
             }
             let Some(listener) = id(&open.name) else { continue };
-            let unlisten = |worker| (worker, Command::Unlisten { listener, bind: open.site.bind() });
-            orders.extend((0..open.sockets.len()).map(unlisten));
+            let unlisten = |thread| (thread, Command::Unlisten { listener, bind: open.site.bind() });
+            orders.extend(open.threads(self.workers).map(unlisten));
         }
         (orders, gone.into_iter().map(|open| open.site).collect())
     }
@@ -179,27 +183,25 @@ impl Listeners {
 
     /// An open socket of this site whose listener gives it up in `config`.
     fn moved(&self, config: &Config, site: &Site) -> Option<&Open> {
-        if matches!(site, Site::Tcp(address) | Site::Udp(address) if address.port() == 0) {
+        if matches!(site, Site::Tcp(address) | Site::Http(address) | Site::Udp(address) if address.port() == 0) {
             return None;
         }
         let stays = |open: &Open| sites(config).any(|(listener, site)| open.is(listener, &site));
-        self.open.iter().find(|open| open.site == *site && !stays(open))
+        self.open.iter().find(|open| open.site.is_kin_of(site) && open.site.bind() == site.bind() && !stays(open))
     }
 
     /// Whether somebody else has the address. SO_REUSEPORT lets a second process of the same user bind it too and
     /// take half of the clients, silently; a bind without it is refused while anybody has it.
     fn probe(&self, site: &Site) -> io::Result<()> {
         let address = match site {
-            Site::Tcp(address) | Site::Udp(address) => *address,
+            Site::Tcp(address) | Site::Http(address) | Site::Udp(address) => *address,
             Site::Unix(path) if self.open.iter().any(|open| open.site == *site) => {
                 return path.metadata().map(drop);
             }
             Site::Unix(path) => return clear_stale(path),
         };
-        let is_ours = |open: &Open| {
-            let is_kin = std::mem::discriminant(&open.site) == std::mem::discriminant(site);
-            is_kin && open.local.is_some_and(|local| local.port() == address.port())
-        };
+        let is_ours =
+            |open: &Open| open.site.is_kin_of(site) && open.local.is_some_and(|local| local.port() == address.port());
         if address.port() == 0 || self.open.iter().any(is_ours) {
             return Ok(());
         }
@@ -209,7 +211,9 @@ impl Listeners {
     fn open(&self, config: &Config, listener: &Listener, site: &Site) -> io::Result<Open> {
         let options = options(config, listener);
         let (sockets, inode) = match site {
-            Site::Tcp(address) => (self.open_each(*address, |address| socket::listen_ip(address, &options))?, None),
+            Site::Tcp(address) | Site::Http(address) => {
+                (self.open_each(*address, |address| socket::listen_ip(address, &options))?, None)
+            }
             Site::Udp(address) => (self.open_udp(site, *address)?, None),
             Site::Unix(path) => {
                 let socket = socket::listen_unix(path, &options)?;
@@ -218,7 +222,8 @@ impl Listeners {
             }
         };
         let local = sockets.first().and_then(local);
-        Ok(Open { name: listener.name.clone(), site: site.clone(), options, sockets, local, inode })
+        let (name, site, is_http) = (listener.name.clone(), site.clone(), is_http(listener));
+        Ok(Open { name, site, is_http, options, sockets, local, inode })
     }
 
     fn open_udp(&self, site: &Site, mut address: SocketAddr) -> io::Result<Vec<OwnedFd>> {
@@ -264,15 +269,26 @@ impl Site {
     fn of(listener: &Listener, bind: &Bind) -> Self {
         match (bind, &listener.protocol) {
             (Bind::Unix(path), _) => Self::Unix(path.clone()),
-            (Bind::Ip(address), Protocol::Tcp | Protocol::Http(_)) => Self::Tcp(*address),
+            (Bind::Ip(address), Protocol::Tcp) => Self::Tcp(*address),
+            (Bind::Ip(address), Protocol::Http(_)) => Self::Http(*address),
             (Bind::Ip(address), Protocol::Udp(_)) => Self::Udp(*address),
         }
+    }
+
+    /// Whether they have their ports in common.
+    fn is_kin_of(&self, other: &Self) -> bool {
+        let kind = |site: &Self| match site {
+            Self::Tcp(_) | Self::Http(_) => 0,
+            Self::Udp(_) => 1,
+            Self::Unix(_) => 2,
+        };
+        kind(self) == kind(other)
     }
 
     /// As the file has it.
     fn bind(&self) -> Bind {
         match self {
-            Self::Tcp(address) | Self::Udp(address) => Bind::Ip(*address),
+            Self::Tcp(address) | Self::Http(address) | Self::Udp(address) => Bind::Ip(*address),
             Self::Unix(path) => Bind::Unix(path.clone()),
         }
     }
@@ -282,7 +298,7 @@ impl std::fmt::Display for Site {
     /// How the address stands in the file.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Tcp(address) | Self::Udp(address) => address.fmt(f),
+            Self::Tcp(address) | Self::Http(address) | Self::Udp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -290,7 +306,13 @@ impl std::fmt::Display for Site {
 
 impl Open {
     fn is(&self, listener: &Listener, site: &Site) -> bool {
-        self.name == listener.name && self.site == *site
+        self.name == listener.name && self.site == *site && self.is_http == is_http(listener)
+    }
+
+    /// Who has its sockets: one each, among the workers or the gateway's threads, of which there are as many.
+    fn threads(&self, workers: usize) -> std::ops::Range<usize> {
+        let first = if self.is_http { workers } else { 0 };
+        first..first + self.sockets.len()
     }
 
     fn address(&self) -> String {
@@ -298,13 +320,13 @@ impl Open {
     }
 
     /// The same sockets under another listener's name: what waits in their queues is not lost.
-    fn duplicate(&self, name: &str, options: ListenOptions) -> io::Result<Self> {
+    fn duplicate(&self, listener: &Listener, site: &Site, options: ListenOptions) -> io::Result<Self> {
         let sockets: Vec<OwnedFd> = self.sockets.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
         for socket in &sockets {
             configure(socket, &self.site, &options)?;
         }
-        let (site, local, inode) = (self.site.clone(), self.local, self.inode);
-        Ok(Self { name: name.to_owned(), site, options, sockets, local, inode })
+        let (name, site, is_http) = (listener.name.clone(), site.clone(), is_http(listener));
+        Ok(Self { name, site, is_http, options, sockets, local: self.local, inode: self.inode })
     }
 
     fn remove_file(&self) {
@@ -315,6 +337,10 @@ impl Open {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+fn is_http(listener: &Listener) -> bool {
+    matches!(listener.protocol, Protocol::Http(_))
 }
 
 /// Every address of every listener.
@@ -340,7 +366,7 @@ fn bind_alone(site: &Site, address: SocketAddr) -> io::Result<Socket> {
 
 fn configure(socket: &OwnedFd, site: &Site, options: &ListenOptions) -> io::Result<()> {
     match site {
-        Site::Tcp(_) => socket::configure(socket, options),
+        Site::Tcp(_) | Site::Http(_) => socket::configure(socket, options),
         Site::Udp(_) => Ok(()),
         Site::Unix(_) => SockRef::from(socket).listen(i32::try_from(options.backlog).unwrap_or(i32::MAX)),
     }
@@ -387,7 +413,7 @@ pub fn inode(path: &Path) -> Option<(u64, u64)> {
 
 fn explain(listener: &Listener, site: &Site, error: io::Error) -> ListenError {
     let advice = match site {
-        Site::Tcp(address) => advise(*address, &error),
+        Site::Tcp(address) | Site::Http(address) => advise(*address, &error),
         Site::Udp(address) => advise_udp(*address, &error),
         Site::Unix(path) => advise_unix(path, &error),
     };

@@ -54,11 +54,11 @@ impl Page {
         self.gauge("evener_config_last_reload_timestamp_seconds", &[], at.as_millis() as f64 / 1000.0);
         self.gauge("evener_process_fds_open", &[], scene.fds_open as f64);
         self.gauge("evener_process_fds_limit", &[], scene.fds_limit as f64);
-        let pipes = |of: fn(&crate::stats::WorkerStats) -> u32| scene.workers.iter().map(|w| of(w)).sum::<u32>();
+        let pipes = |of: fn(&crate::stats::WorkerStats) -> u32| scene.threads.iter().map(|w| of(w)).sum::<u32>();
         self.gauge("evener_process_pipes_in_use", &[], pipes(|worker| worker.pipes_in_use.load(Relaxed)).into());
         self.gauge("evener_process_pipes_free", &[], pipes(|worker| worker.pipes_free.load(Relaxed)).into());
         self.counter("evener_access_log_dropped_total", &[], scene.journal.dropped());
-        for (number, worker) in scene.workers.iter().enumerate() {
+        for (number, worker) in scene.threads.iter().enumerate() {
             let number = number.to_string();
             let labels = [("worker", number.as_str())];
             self.gauge("evener_worker_connections_active", &labels, worker.active.load(Relaxed).into());

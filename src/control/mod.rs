@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod capacity;
 pub mod desk;
+mod engines;
 mod http;
 mod identities;
 mod leave;
@@ -40,6 +41,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 use self::desk::{Desk, Refusal, Request, Requests};
+use self::engines::Engines;
 use self::identities::Identities;
 use self::leave::Leaving;
 use self::listeners::Listeners;
@@ -56,7 +58,6 @@ use crate::health::Verdict;
 use crate::id::BackendId;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::stats::WorkersStats;
-use crate::worker::Workers;
 
 /// Over how long the connections of a backend that went down are ended: soon, but not all at one instant.
 const DOWN_SPREAD: Duration = Duration::from_millis(500);
@@ -121,7 +122,7 @@ struct Supervisor {
     listeners: Listeners,
     observers: Observers,
     publisher: Publisher,
-    workers: Workers,
+    engines: Engines,
     counts: WorkersStats,
     journal: Arc<Journal>,
     access_log: Option<log::AccessLog>,
@@ -246,7 +247,7 @@ impl Supervisor {
         let due: Vec<BackendId> = self.closes.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
         for backend in due {
             self.closes.remove(&backend);
-            self.workers.tell_all(|| Command::CloseBackend { backend, spread: DOWN_SPREAD });
+            self.engines.tell_all(|| Command::CloseBackend { backend, spread: DOWN_SPREAD });
         }
         if self.next_retry.is_some_and(|due| due <= now) {
             self.next_retry = self.ask_again().then(|| now + resolve::RETRY_INTERVAL);
@@ -288,13 +289,13 @@ impl Supervisor {
     fn sign_of_life(&mut self, now: Instant) {
         let Some(watchdog) = self.watchdog.as_mut().filter(|watchdog| watchdog.next <= now) else { return };
         watchdog.next = now + watchdog.interval;
-        if watchdog.pulse.beats(&self.counts) {
+        if watchdog.pulse.beats(self.engines.running(&self.counts)) {
             notify::alive();
         } else {
             tracing::error!("a worker does not turn any more: no sign of life for the service manager");
         }
         // So that also an idle worker has turned by the next look.
-        self.workers.tell_all(|| Command::Wake);
+        self.engines.tell_all(|| Command::Wake);
     }
 
     /// An operator's override.
@@ -345,7 +346,7 @@ impl Supervisor {
         self.next_rise = publish::next_rise(&mut self.wanted, now);
         let before: Arc<Snapshot> = self.publisher.current();
         self.publisher.publish(publish::build(&self.wanted, self.max_connections, Some(&before), now));
-        self.workers.tell_all(|| Command::Wake);
+        self.engines.tell_all(|| Command::Wake);
         self.tell_status();
     }
 
@@ -364,7 +365,8 @@ impl Supervisor {
         Scene {
             wanted: &self.wanted,
             listeners: &self.listeners,
-            workers: &self.counts,
+            threads: self.engines.running(&self.counts),
+            workers: self.engines.workers.count(),
             journal: &self.journal,
             generation: self.publisher.current().generation,
             max_connections: self.max_connections,

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::stats::WorkersStats;
+use crossbeam_utils::CachePadded;
+
+use crate::stats::WorkerStats;
 
 /// How often systemd wants a sign of life: half of WATCHDOG_USEC; `None` = not at all.
 pub fn watchdog_interval() -> Option<Duration> {
@@ -53,7 +55,7 @@ pub struct Pulse(Vec<u64>);
 
 impl Pulse {
     /// True when every worker has turned since the last look.
-    pub fn beats(&mut self, workers: &WorkersStats) -> bool {
+    pub fn beats(&mut self, workers: &[CachePadded<WorkerStats>]) -> bool {
         let turns: Vec<u64> = workers.iter().map(|worker| worker.turns.read().map(|(count, _)| count).sum()).collect();
         let beats = self.0.len() != turns.len() || self.0.iter().zip(&turns).all(|(before, now)| before != now);
         self.0 = turns;
@@ -62,7 +64,7 @@ impl Pulse {
 }
 
 /// Connections that all workers carry.
-pub fn carried(workers: &WorkersStats) -> u32 {
+pub fn carried(workers: &[CachePadded<WorkerStats>]) -> u32 {
     workers.iter().map(|worker| worker.active.load(Relaxed)).sum()
 }
 

@@ -47,7 +47,7 @@ impl Supervisor {
     async fn try_reload(&mut self) -> Result<api::Reloaded, Refusal> {
         let read = self.source.read().map_err(|report| Refusal::Invalid(report.render(false)))?;
         let mut config = read.config;
-        let cut = capacity::fit_flows(&mut config, self.fds_limit, self.counts.len());
+        let cut = capacity::fit_flows(&mut config, self.fds_limit, self.engines.workers.count());
         let config = Arc::new(config);
         let known: HashSet<resolve::Name> = self.names.missing(&self.wanted.config).into_iter().collect();
         let fresh = self.names.missing(&config).into_iter().filter(|name| !known.contains(name));
@@ -69,12 +69,15 @@ impl Supervisor {
             udp::tell(self.listeners.offload());
         }
         let before = self.rebuild(config.clone());
-        self.max_connections = capacity::max_connections(&config, self.fds_limit, self.counts.len());
+        self.max_connections = capacity::max_connections(&config, self.fds_limit, self.engines.workers.count());
         self.refresh(now());
 
-        match self.listeners.keep(bound, |name| self.wanted.listener_id(name)) {
-            Ok(orders) => self.order(orders),
-            Err(error) => warnings.push(format!("a new listener does not listen: {error}")),
+        let listen = match self.listeners.keep(bound, |name| self.wanted.listener_id(name)) {
+            Ok(orders) => self.engines.order(orders),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = listen {
+            warnings.push(format!("a new listener does not listen: {error}"));
         }
         let (unlisten, sites) = self.listeners.release(&config, |name| before.listener_id(name));
         self.let_go(unlisten, &sites).await;
@@ -83,7 +86,7 @@ impl Supervisor {
         for gone in before.listeners.iter().filter(|old| !stays(old.stats.id)) {
             let (listener, deadline, spread) = (gone.stats.id, drain.deadline, drain.spread);
             let scope = Scope::Listener(listener);
-            self.workers.tell_all(|| Command::Drain { scope, deadline, spread });
+            self.engines.tell_all(|| Command::Drain { scope, deadline, spread });
         }
         if let Err(error) = self.listeners.configure(&config) {
             warnings.push(error.to_string());
@@ -106,24 +109,19 @@ impl Supervisor {
         let Drain { deadline, spread } = config.process.drain;
         for gone in gone(&before, &self.wanted) {
             self.closes.remove(&gone);
-            self.workers.tell_all(|| Command::Drain { scope: Scope::Backend(gone), deadline, spread });
+            self.engines.tell_all(|| Command::Drain { scope: Scope::Backend(gone), deadline, spread });
         }
         before
     }
 
     /// Tells the workers to stop listening, and waits a moment until they have: then whoever asked for the reload may
     /// rely on it.
-    async fn let_go(&self, unlisten: Vec<Order>, sites: &[Site]) {
-        self.order(unlisten);
+    async fn let_go(&mut self, unlisten: Vec<Order>, sites: &[Site]) {
+        // The gateway runs already where it has something to let go of.
+        let _ = self.engines.order(unlisten);
         let limit = now() + LET_GO_TIMEOUT;
         while now() < limit && self.listeners.are_held(sites) {
             tokio::time::sleep(LET_GO_LOOK).await;
-        }
-    }
-
-    pub(super) fn order(&self, orders: Vec<Order>) {
-        for (worker, command) in orders {
-            self.workers.tell(worker, command);
         }
     }
 }

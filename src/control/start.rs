@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::desk::{Desk, Request};
+use super::engines::Engines;
 use super::identities::Identities;
 use super::leave::Signals;
 use super::listeners::{Bound, Listeners};
@@ -21,6 +22,7 @@ use super::{resolve, udp, wall_clock};
 use crate::access::Journal;
 use crate::config::{Access, Config};
 use crate::engine::{Note, Notes};
+use crate::gateway::{self, Gateway};
 use crate::snapshot;
 use crate::sys::datagram::Offload;
 use crate::worker::{self, Workers};
@@ -47,7 +49,8 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
     let offload = Offload::probe();
 
     let Claimed { admin, metrics, names, mut listeners, bound } = claim(&config, workers, offload).await?;
-    let mut identities = Identities::new(workers);
+    let threads = workers + gateway::threads_beside(workers);
+    let mut identities = Identities::new(threads);
     let mut wanted = Wanted::build(config.clone(), None, &names, &mut identities, wall_clock());
     let max_connections = capacity::max_connections(&config, fds_limit, workers);
     log_start(&wanted, workers, max_connections, fds_limit);
@@ -55,9 +58,21 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
     let (publisher, view) = snapshot::channel(publish::build(&wanted, max_connections, None, now()));
     let journal = Arc::new(Journal::default());
     let access_log = start_access_log(&config, &journal)?;
-    let counts = crate::stats::workers(workers);
+    let counts = crate::stats::workers(threads);
     let (notes, noted) = notes();
-    let workers = Workers::start(&options(&config, fds_limit, workers, offload), &view, &counts, &journal, &notes)
+    let gateway = Gateway::new(gateway::Shared {
+        pin: config.process.pin,
+        access: config.process.log.access,
+        view: view.clone(),
+        threads: counts.clone(),
+        first: workers,
+        journal: journal.clone(),
+        notes: notes.clone(),
+        registry: Arc::default(),
+        start: now(),
+    });
+    let options = options(&config, fds_limit, workers, offload);
+    let workers = Workers::start(workers, &options, &view, &counts, &journal, &notes)
         .map_err(|error| Failure::System { what: "the workers", error })?;
 
     let (mut observers, verdicts) = Observers::new();
@@ -76,7 +91,7 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
         listeners,
         observers,
         publisher,
-        workers,
+        engines: Engines { workers, gateway },
         counts,
         journal,
         access_log,
@@ -95,7 +110,8 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
         last_reload: (wall_clock(), true),
         status: String::new(),
     };
-    supervisor.order(orders);
+    let order = supervisor.engines.order(orders);
+    order.map_err(|error| Failure::System { what: "the gateway", error })?;
     supervisor.tell_status();
     notify::ready(&supervisor.status);
     Ok(supervisor)

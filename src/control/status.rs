@@ -12,7 +12,8 @@ use crate::access::Journal;
 use crate::api;
 use crate::config::{Address, Balance};
 use crate::reason::{CloseReason, DropReason};
-use crate::stats::{ListenerCell, WorkersStats};
+use crate::stats::{ListenerCell, WorkerStats};
+use crossbeam_utils::CachePadded;
 
 /// Why a client of a listener for datagrams is not served, before a pool is asked.
 const FLOW_REFUSALS: [DropReason; 3] = [DropReason::Denied, DropReason::Limited, DropReason::TableFull];
@@ -24,8 +25,10 @@ pub struct Scene<'a> {
     pub wanted: &'a Wanted,
     /// The sockets.
     pub listeners: &'a Listeners,
-    /// The workers' own counts.
-    pub workers: &'a WorkersStats,
+    /// The counts of all threads that carry traffic.
+    pub threads: &'a [CachePadded<WorkerStats>],
+    /// How many of them are workers: the first ones.
+    pub workers: usize,
     /// The access log's buffer.
     pub journal: &'a Journal,
     /// The number of the snapshot.
@@ -62,10 +65,10 @@ impl Scene<'_> {
     }
 
     fn process(&self) -> api::Process {
-        let sum = |of: fn(&crate::stats::WorkerStats) -> u32| self.workers.iter().map(|worker| of(worker)).sum();
+        let sum = |of: fn(&crate::stats::WorkerStats) -> u32| self.threads.iter().map(|thread| of(thread)).sum();
         api::Process {
-            workers: self.workers.len(),
-            connections: carried(self.workers),
+            workers: self.workers,
+            connections: carried(self.threads),
             max_connections: self.max_connections,
             flows: self.wanted.flows(),
             max_flows: capacity::max_flows(&self.wanted.config),

@@ -5,8 +5,8 @@
 //! is canonical already, as nearly all are, is shared and not copied.
 //!
 //! Bodies are framed by hyper: differing Content-Lengths are refused there, and next to a Transfer-Encoding the
-//! Content-Length is gone before anything here sees it. Neither header is passed on; see `forwarded`. A fragment
-//! (`#...`) is cut off by the parser of URIs and never gets here.
+//! Content-Length is gone before anything here sees it. Transfer-Encoding itself is never passed on; see `forwarded`.
+//! A fragment (`#...`) is cut off by the parser of URIs and never gets here.
 
 use std::net::Ipv6Addr;
 
@@ -77,6 +77,8 @@ pub enum Malformed {
     TooLong,
     #[error("it has a header whose name many backends read as that of a protected one")]
     Alias,
+    #[error("its Connection header wants to take a protected header away")]
+    Connection,
 }
 
 /// Makes the request canonical. `identity`: the names of headers by which backends are told who the client is.
@@ -380,7 +382,7 @@ const PROTECTED: [&str; 7] =
     ["forwarded", "x-real-ip", "x-request-id", "host", "authorization", "content-length", "transfer-encoding"];
 
 /// Whether a name is one that this gateway speaks for.
-fn is_protected(name: &str, identity: &[HeaderName]) -> bool {
+pub(super) fn is_protected(name: &str, identity: &[HeaderName]) -> bool {
     name.starts_with("x-forwarded-") || PROTECTED.contains(&name) || identity.iter().any(|known| known == name)
 }
 

@@ -1,1 +1,266 @@
 //! Which headers are passed on, and what is said of the client in them.
+//!
+//! What a header says of the client counts only if a trusted proxy sent it, and is taken away otherwise. Headers of one
+//! hop go first, as the request came; what we say is added afterwards, so nobody can have it taken away again.
+
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, ValueIter,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
+
+use super::canonical::{Canonical, Malformed, is_protected};
+
+/// Bytes of an x-request-id that is taken over.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+/// The name of a request, in the log of everything that it passes.
+pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Headers of one hop (RFC 9110, 7.6.1), with `Proxy`, which CGI reads as a setting (CVE-2016-5385). `TE` is not among
+/// them, since it says whether trailers may follow, nor is `Trailer`.
+static ONE_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    HeaderName::from_static("proxy"),
+];
+
+// --- Headers of one hop ----------------------------------------------------------------------------------------------
+
+/// Takes from a request what is meant for this hop. An upgrade must have been looked at before.
+/// `identity`: as for [`super::canonical::canonical`].
+pub fn strip_request(headers: &mut HeaderMap, identity: &[HeaderName]) -> Result<(), Malformed> {
+    let named = named_by_connection(headers);
+    if named.iter().any(|name| is_protected(name.as_str(), identity)) {
+        return Err(Malformed::Connection);
+    }
+    strip(headers, &named);
+    Ok(())
+}
+
+/// Takes from a response what is meant for this hop. An upgrade must have been looked at before.
+pub fn strip_response(headers: &mut HeaderMap) {
+    let named = named_by_connection(headers);
+    strip(headers, &named);
+}
+
+fn strip(headers: &mut HeaderMap, named: &[HeaderName]) {
+    for name in named.iter().chain(&ONE_HOP) {
+        headers.remove(name);
+    }
+    if headers.contains_key(TE) {
+        let takes_trailers = elements(headers.get_all(TE).iter()).any(|coding| coding.eq_ignore_ascii_case("trailers"));
+        if takes_trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(TE);
+        }
+    }
+}
+
+/// The headers that Connection takes away, without those that go or stay in any case.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let usual = ["close", "keep-alive", "upgrade", "te"];
+    let named = elements(headers.get_all(CONNECTION).iter());
+    let named = named.filter(|name| !usual.iter().any(|usual| name.eq_ignore_ascii_case(usual)));
+    named.filter_map(|name| name.parse().ok()).collect()
+}
+
+/// The elements of a list from the right, over all headers of its name.
+fn elements<'a>(values: ValueIter<'a, HeaderValue>) -> impl Iterator<Item = &'a str> {
+    values.rev().flat_map(|value| split(value, ','))
+}
+
+/// What stands between signs that are not in quotes, from the right, where a client's own quotes cannot reach what
+/// was added behind them.
+fn split(value: &HeaderValue, sign: char) -> impl Iterator<Item = &str> {
+    split_text(value.to_str().unwrap_or_default(), sign)
+}
+
+fn split_text(text: &str, sign: char) -> impl Iterator<Item = &str> {
+    let mut is_quoted = false;
+    let parts = text.rsplit(move |next| {
+        is_quoted ^= next == '"';
+        next == sign && !is_quoted
+    });
+    parts.map(str::trim_ascii)
+}
+
+// --- The client ------------------------------------------------------------------------------------------------------
+
+/// Who asks, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The address next to the last trusted proxy; without one, the peer's.
+    pub address: IpAddr,
+    /// Whether the peer is a trusted proxy.
+    pub is_trusted: bool,
+}
+
+/// Finds the client behind trusted proxies: X-Forwarded-For is read from the right, or Forwarded where there is none,
+/// up to the first address that is not trusted. What is no address ends the walk at the last one that was.
+pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
+    let peer = peer.to_canonical();
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+    if !is_trusted(&peer) {
+        return Client { address: peer, is_trusted: false };
+    }
+    let mut address = peer;
+    let mut walk = |named: Option<IpAddr>| {
+        address = named.unwrap_or(address);
+        named.is_some_and(|named| is_trusted(&named))
+    };
+    if headers.contains_key(&X_FORWARDED_FOR) {
+        let _ended = elements(headers.get_all(&X_FORWARDED_FOR).iter()).map(read_address).all(&mut walk);
+    } else {
+        let _ended = elements(headers.get_all(FORWARDED).iter()).map(read_forwarded).all(&mut walk);
+    }
+    Client { address, is_trusted: true }
+}
+
+/// An address with or without a port.
+fn read_address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse().ok().map(|socket: SocketAddr| socket.ip());
+    bare.parse().ok().or_else(with_port).map(|address: IpAddr| address.to_canonical())
+}
+
+/// The address of an element of Forwarded (RFC 7239, 4), if it names one, and only one.
+fn read_forwarded(element: &str) -> Option<IpAddr> {
+    let mut named = split_text(element, ';').filter_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.eq_ignore_ascii_case("for").then_some(value)
+    });
+    let (value, None) = (named.next()?, named.next()) else { return None };
+    read_address(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+}
+
+// --- What is said of it ----------------------------------------------------------------------------------------------
+
+/// The peer of a connection, and what is said of it: made once for all its requests.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// In IPv4 where it can be.
+    pub address: IpAddr,
+    is_secure: bool,
+    /// In X-Forwarded-For.
+    plain: HeaderValue,
+    /// In Forwarded.
+    element: HeaderValue,
+}
+
+impl Peer {
+    /// A peer that came with or without TLS.
+    pub fn new(address: IpAddr, is_secure: bool) -> Self {
+        let address = address.to_canonical();
+        let value = |text: String| HeaderValue::try_from(text).expect("an address is text without control signs");
+        let element = format!("{};proto={}", element(address), scheme(is_secure));
+        Self { address, is_secure, plain: value(address.to_string()), element: value(element) }
+    }
+
+    /// Tells the backend about the client. Trusted proxies are heard, what others said is taken away.
+    pub fn announce(&self, headers: &mut HeaderMap, canonical: &Canonical, client: Client, id: HeaderValue) {
+        if client.is_trusted {
+            self.continue_chain(headers, client.address);
+        } else {
+            forget(headers);
+            headers.insert(&X_FORWARDED_FOR, self.plain.clone());
+            headers.insert(FORWARDED, self.element.clone());
+        }
+        let is_scheme = |value: &HeaderValue| value == "http" || value == "https";
+        let is_secure = match single(headers, &X_FORWARDED_PROTO).filter(|value| is_scheme(value)) {
+            Some(known) => known == "https",
+            None => {
+                headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme(self.is_secure)));
+                self.is_secure
+            }
+        };
+        if single(headers, &X_FORWARDED_HOST).is_none() {
+            headers.insert(&X_FORWARDED_HOST, canonical.authority().clone());
+        }
+        let is_port = |value: &HeaderValue| value.to_str().is_ok_and(|port| port.parse::<u16>().is_ok());
+        if !single(headers, &X_FORWARDED_PORT).is_some_and(is_port) {
+            let usual = HeaderValue::from_static(if is_secure { "443" } else { "80" });
+            headers.insert(&X_FORWARDED_PORT, canonical.port().map_or(usual, HeaderValue::from));
+        }
+        headers.insert(&X_REQUEST_ID, id);
+    }
+
+    /// Adds the peer to the list that led to the client. The other list, if there was one, may be what the client made
+    /// up, and is written anew.
+    fn continue_chain(&self, headers: &mut HeaderMap, client: IpAddr) {
+        let is_plain = headers.contains_key(&X_FORWARDED_FOR);
+        let plain = if is_plain { joined(headers, &X_FORWARDED_FOR) } else { client.to_string().into_bytes() };
+        let is_forwarded = !is_plain && headers.contains_key(FORWARDED);
+        let forwarded = if is_forwarded { joined(headers, &FORWARDED) } else { element(client).into_bytes() };
+        let is_chain = is_plain || is_forwarded;
+        let add = |mut list: Vec<u8>, own: &HeaderValue| {
+            list.extend_from_slice(b", ");
+            list.extend_from_slice(own.as_bytes());
+            HeaderValue::from_maybe_shared(Bytes::from(list)).ok().filter(|_| is_chain)
+        };
+        headers.insert(&X_FORWARDED_FOR, add(plain, &self.plain).unwrap_or_else(|| self.plain.clone()));
+        headers.insert(FORWARDED, add(forwarded, &self.element).unwrap_or_else(|| self.element.clone()));
+    }
+}
+
+/// An id that a trusted proxy gave the request, or a new one of 128 random bits.
+pub fn request_id(headers: &HeaderMap, is_trusted: bool, random: impl FnOnce() -> u128) -> HeaderValue {
+    let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:/+=@".contains(byte);
+    let is_id = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX && bytes.iter().all(is_usual)
+    };
+    if let Some(known) = single(headers, &X_REQUEST_ID).filter(|_| is_trusted).filter(is_id) {
+        return known.clone();
+    }
+    HeaderValue::try_from(format!("{:032x}", random())).expect("hexadecimal digits are text")
+}
+
+/// Takes away what an untrusted peer says of itself.
+fn forget(headers: &mut HeaderMap) {
+    let is_said = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-") || **name == X_REAL_IP;
+    let said: Vec<HeaderName> = headers.keys().filter(is_said).cloned().collect();
+    for name in said {
+        headers.remove(name);
+    }
+}
+
+/// A header's value, if it has exactly one.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
+    headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..])
+}
+
+/// An address in Forwarded (RFC 7239, 6).
+fn element(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => format!("for={address}"),
+        IpAddr::V6(address) => format!("for=\"[{address}]\""),
+    }
+}
+
+fn scheme(is_secure: bool) -> &'static str {
+    if is_secure { "https" } else { "http" }
+}
+
+#[cfg(test)]
+mod tests;

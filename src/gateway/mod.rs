@@ -1,7 +1,147 @@
 //! The HTTP gateway: an engine like the workers, on tokio and hyper.
+//!
+//! Each of its threads has a runtime of its own, its own sockets (SO_REUSEPORT), and its own connections to the backends:
+//! a request is served from its first byte to its last on one core, and no lock is on its way.
+//!
+//! `thread` listens and takes commands, `client` carries one connection of a client, `exchange` one request through
+//! `canonical`, `route` and `policy` to `forward`, which chooses a backend and sends; `backend` keeps the connections,
+//! `body` and `tunnel` carry what follows the headers, `reply` is what the gateway says itself.
 
+mod backend;
+mod body;
+pub mod breaker;
 pub mod canonical;
+mod client;
+mod exchange;
+mod forward;
 pub mod forwarded;
+mod io;
+mod line;
 pub mod policy;
+mod record;
 pub mod refusal;
+mod reply;
 pub mod route;
+mod sites;
+mod stats;
+mod sticky;
+mod thread;
+mod tunnel;
+
+use std::io as stdio;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::access::Journal;
+use crate::config::Access;
+use crate::engine::{Command, Notes};
+use crate::snapshot::View;
+use crate::stats::{RouteCounts, WorkersStats};
+pub use sites::Registry;
+
+/// What its threads share.
+#[derive(Clone)]
+pub struct Shared {
+    /// Pin thread i to core i.
+    pub pin: bool,
+    /// Which events go into the journal.
+    pub access: Access,
+    /// The snapshot of now.
+    pub view: View,
+    /// One cell for each thread of all engines; the gateway's are the last ones.
+    pub threads: WorkersStats,
+    /// The first of them.
+    pub first: usize,
+    /// The access log's buffer.
+    pub journal: Arc<Journal>,
+    /// Where notes go.
+    pub notes: Notes,
+    /// Routes and policies, and what is kept for them.
+    pub registry: Arc<Registry>,
+    /// Time is counted from here.
+    pub start: Instant,
+}
+
+impl Shared {
+    /// This moment for limits and breakers.
+    fn since(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.start)
+    }
+}
+
+/// The gateway. Its threads start with the first listener for HTTP: who has none pays nothing.
+pub struct Gateway {
+    shared: Shared,
+    threads: Vec<(mpsc::UnboundedSender<Command>, JoinHandle<()>)>,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("threads", &self.threads.len()).finish_non_exhaustive()
+    }
+}
+
+/// How many threads it has beside so many workers.
+pub const fn threads_beside(workers: usize) -> usize {
+    workers
+}
+
+impl Gateway {
+    /// Without a thread yet.
+    pub fn new(shared: Shared) -> Self {
+        Self { shared, threads: Vec::new() }
+    }
+
+    /// What was counted of each route.
+    pub fn routes(&self) -> Vec<RouteCounts> {
+        self.shared.registry.counts()
+    }
+
+    /// Whether it has threads.
+    pub fn is_running(&self) -> bool {
+        !self.threads.is_empty()
+    }
+
+    /// Starts its threads, unless they run.
+    ///
+    /// # Errors
+    /// When a thread or its event loop cannot be made.
+    pub fn start(&mut self) -> stdio::Result<()> {
+        if self.is_running() {
+            return Ok(());
+        }
+        for index in self.shared.first..self.shared.threads.len() {
+            let (commands, inbox) = mpsc::unbounded_channel();
+            let shared = self.shared.clone();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread = std::thread::Builder::new().name(format!("gateway-{}", index - self.shared.first));
+            let thread = thread.spawn(move || thread::run(index, shared, runtime, inbox))?;
+            self.threads.push((commands, thread));
+        }
+        Ok(())
+    }
+
+    /// Tells one thread, by its place among them.
+    pub fn tell(&self, thread: usize, command: Command) {
+        if let Some((commands, _)) = self.threads.get(thread) {
+            // A thread ends only by Stop, or with the process.
+            let _ = commands.send(command);
+        }
+    }
+
+    /// Tells all threads the same.
+    pub fn tell_all(&self, command: impl Fn() -> Command) {
+        (0..self.threads.len()).for_each(|thread| self.tell(thread, command()));
+    }
+
+    /// Waits until every thread has ended, after [`Command::Stop`].
+    pub fn join(self) {
+        for (_, thread) in self.threads {
+            // A thread that panicked has taken the process with it (panic = "abort" in releases).
+            let _ = thread.join();
+        }
+    }
+}

@@ -17,6 +17,12 @@ pub struct Socket(OwnedFd);
 /// A fresh connection: the socket and its peer (`None` on a unix socket).
 pub type Accepted = (Socket, Option<SocketAddr>);
 
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> Self {
+        socket.0
+    }
+}
+
 impl Socket {
     /// Takes the next connection of a listening socket.
     ///
@@ -218,4 +224,24 @@ pub fn configure(fd: &impl AsFd, options: &ListenOptions) -> io::Result<()> {
     let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, if options.fast_open { backlog } else { 0 })?;
     socket.listen(backlog)
+}
+
+/// Errors of a connection that was gone before it was taken, or of its network (accept(2)): the next one may be fine.
+pub fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPERM
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+        )
+    )
 }

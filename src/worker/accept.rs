@@ -18,7 +18,7 @@ use crate::config::Bind;
 use crate::reason::CloseReason;
 use crate::snapshot::Listener;
 use crate::stats::ListenerSlot;
-use crate::sys::socket::Socket;
+use crate::sys::socket::{self, Socket};
 use crate::timer::Tick;
 
 /// Connections taken from one listening socket before others have their turn.
@@ -120,7 +120,7 @@ impl Worker {
                     self.admit(&listener, client, peer);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Batch::Empty,
-                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) if socket::concerns_one_connection(&error) => {}
                 Err(error) => {
                     listener.stats.cell(self.index).closed[CloseReason::ResourceExhausted.index()].add(1);
                     if !std::mem::replace(&mut self.listening[at].is_failing, true) {
@@ -172,6 +172,7 @@ impl Worker {
         let (index, least) = self
             .workers
             .iter()
+            .take(self.mailboxes.len())
             .map(|worker| load(worker))
             .enumerate()
             .min_by_key(|(_, load)| *load)
@@ -202,6 +203,7 @@ impl Worker {
                 attempts: 0,
                 reason: Some(reason),
                 sni: None,
+                request: None,
             });
         }
     }
@@ -211,24 +213,4 @@ impl Worker {
         self.opened += 1;
         self.opened * self.workers.len() as u64 + self.index as u64
     }
-}
-
-/// Errors of a connection that was gone before it was taken, or of its network (accept(2)): the next one may be fine.
-fn concerns_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::ECONNABORTED
-                | libc::EINTR
-                | libc::EPERM
-                | libc::EPROTO
-                | libc::ENOPROTOOPT
-                | libc::EOPNOTSUPP
-                | libc::ENETDOWN
-                | libc::ENETUNREACH
-                | libc::EHOSTDOWN
-                | libc::EHOSTUNREACH
-                | libc::ENONET
-        )
-    )
 }

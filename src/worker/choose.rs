@@ -1,6 +1,5 @@
 //! The choice of a backend for a client: connect, on failure another one, or a place in the pool's queue.
 
-use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,7 +109,7 @@ impl Worker {
             Endpoint::Ip(address) => Socket::connect_ip(*address, pool.config.source),
             Endpoint::Unix(path) => Socket::connect_unix(path),
         };
-        let socket = socket.map_err(|error| failure_of(&error))?;
+        let socket = socket.map_err(|error| ConnectFailure::of(&error))?;
         let fd = socket.as_raw_fd();
         connection.backend = Some(socket);
         self.watch(fd, key, Side::Backend).map_err(|_| ConnectFailure::NoResource)?;
@@ -210,20 +209,5 @@ fn given_up(failure: Option<ConnectFailure>) -> CloseReason {
         Some(ConnectFailure::NoPort) => CloseReason::PortExhausted,
         Some(ConnectFailure::NoResource) => CloseReason::ResourceExhausted,
         _ => CloseReason::ConnectFailed,
-    }
-}
-
-/// What a failed connect(2), or the error it ended with, means.
-pub fn failure_of(error: &io::Error) -> ConnectFailure {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => ConnectFailure::NoResource,
-        // EAGAIN is a unix socket whose backlog is full (unix(7)).
-        Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::EAGAIN | libc::ENOENT) => ConnectFailure::Refused,
-        Some(libc::ETIMEDOUT) => ConnectFailure::Timeout,
-        Some(
-            libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ENETDOWN | libc::EACCES | libc::EPERM,
-        ) => ConnectFailure::Unreachable,
-        Some(libc::EADDRNOTAVAIL) => ConnectFailure::NoPort,
-        _ => ConnectFailure::Other,
     }
 }

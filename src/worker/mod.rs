@@ -58,18 +58,19 @@ impl std::fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// Starts one thread for each cell of `stats`.
+    /// Starts so many threads; theirs are the first cells of `stats`.
     ///
     /// # Errors
     /// When a thread, a poll or a wake-up descriptor cannot be made.
     pub fn start(
+        count: usize,
         options: &Options,
         view: &View,
         stats: &WorkersStats,
         journal: &Arc<Journal>,
         notes: &Notes,
     ) -> io::Result<Self> {
-        let polls = (0..stats.len()).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
+        let polls = (0..count).map(|_| Poll::new()).collect::<io::Result<Vec<_>>>()?;
         let mailboxes: Arc<[Mailbox]> = polls
             .iter()
             .map(|poll| Ok(Mailbox::new(Waker::new(poll.registry(), Token(Source::mailbox()))?)))

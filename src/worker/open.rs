@@ -8,7 +8,6 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
-use super::choose::failure_of;
 use super::connection::{Connection, NEVER, Setup, Step, ticks};
 use super::mailbox::Fresh;
 use super::token::Key;
@@ -114,7 +113,7 @@ impl Worker {
                     _ => None,
                 };
                 match error {
-                    Some(error) => self.attempt_failed(key, failure_of(&error)),
+                    Some(error) => self.attempt_failed(key, ConnectFailure::of(&error)),
                     None if ready.writable => self.connected(key, since),
                     None => {}
                 }

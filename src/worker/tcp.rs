@@ -264,6 +264,7 @@ impl Worker {
             attempts: connection.attempts.into(),
             reason,
             sni: connection.server_name().cloned(),
+            request: None,
         });
     }
 }

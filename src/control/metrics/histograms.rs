@@ -34,7 +34,7 @@ pub fn render(scene: &Scene<'_>, out: &mut String) {
         histogram(out, "evener_health_check_seconds", &labels(pool, backend), &LATENCY_BOUNDS_US, of);
     }
     begin(out, "evener_worker_loop_seconds");
-    for (number, worker) in scene.workers.iter().enumerate() {
+    for (number, worker) in scene.threads.iter().enumerate() {
         let of = std::iter::once(&worker.turns);
         histogram(out, "evener_worker_loop_seconds", &[("worker", &number.to_string())], &LATENCY_BOUNDS_US, of);
     }

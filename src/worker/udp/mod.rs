@@ -269,5 +269,6 @@ fn event(inlet: &Inlet, flow: &Flow<usize>, kind: EventKind, reason: Option<Clos
         attempts: flow.attempts,
         reason,
         sni: None,
+        request: None,
     }
 }

@@ -296,7 +296,7 @@ impl Worker {
 pub fn connect_failure(error: &io::Error) -> ConnectFailure {
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EADDRINUSE) => ConnectFailure::NoPort,
-        _ => super::super::choose::failure_of(error),
+        _ => ConnectFailure::of(error),
     }
 }
 

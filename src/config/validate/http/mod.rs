@@ -66,7 +66,7 @@ fn limits(r: &mut Reader) -> Limits {
     let header_bytes = r.or("header_bytes", |value| size(value, HEADER_BYTES), u64::from(LIMITS.header_bytes));
     Limits {
         header_bytes: u32::try_from(header_bytes).unwrap_or(LIMITS.header_bytes),
-        header_fields: r.or("header_fields", count(HEADER_FIELDS_MAX), NonZeroU32::MIN).get(),
+        header_fields: r.or("header_fields", count(HEADER_FIELDS_MAX), NonZeroU32::new(LIMITS.header_fields).unwrap_or(NonZeroU32::MIN)).get(),
         body: r.or("body", body, LIMITS.body),
         header_timeout: r.or("header_timeout", positive, LIMITS.header_timeout),
         idle_timeout: r.or("idle_timeout", positive, LIMITS.idle_timeout),

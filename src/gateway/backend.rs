@@ -1,0 +1,235 @@
+//! Connections to backends, kept for the next request.
+//!
+//! A connection with HTTP/1.1 belongs to one request at a time and is driven by it: no task of its own, no message from
+//! one to the other. While it is idle nobody drives it; before it is used again it is looked at, so that one that the
+//! backend has closed is found without a request being lost. One with HTTP/2 carries many requests and has a task.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+
+use super::body::RequestBody;
+use super::io::{Io, Raw};
+use super::thread::Local;
+use crate::config::Endpoint;
+use crate::config::http::{Speech, Version};
+use crate::id::BackendId;
+use crate::reason::ConnectFailure;
+use crate::snapshot::{Backend, Pool};
+use crate::sys::socket::Socket;
+
+/// Bytes of a response's header, and of what is read of its body at once.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Fields of a response's header.
+const FIELDS_MAX: usize = 256;
+/// Windows of HTTP/2 towards a backend: what it may send of one response, and of all on a connection, before it is taken.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+
+/// A connection that carries one request.
+pub enum Link {
+    /// HTTP/1.1, driven by whoever has it.
+    Http1(Box<Http1>),
+    /// A place on one with HTTP/2.
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// A connection with HTTP/1.1.
+pub struct Http1 {
+    sender: http1::SendRequest<RequestBody>,
+    driver: http1::Connection<TokioIo<Io>, RequestBody>,
+}
+
+/// Idle connections of one thread, by backend.
+#[derive(Default)]
+pub struct Idle {
+    http1: HashMap<BackendId, Vec<(Box<Http1>, Instant)>>,
+    http2: HashMap<BackendId, http2::SendRequest<RequestBody>>,
+}
+
+/// What became of a request that was given to a connection.
+pub enum Sent {
+    /// Its response.
+    Response(Response<Incoming>),
+    /// Nothing of it was sent: here it is again.
+    Unsent(Request<RequestBody>),
+    /// The connection broke when something may have been sent.
+    Broken(hyper::Error),
+}
+
+impl Idle {
+    /// The connection that was used last, if it is still there, and how long ago that was.
+    pub fn take(&mut self, backend: BackendId, speech: Speech, now: Instant) -> Option<(Link, Duration)> {
+        if speech.version == Version::Http2 {
+            let sender = self.http2.get(&backend)?;
+            if sender.is_closed() {
+                self.http2.remove(&backend);
+                return None;
+            }
+            return Some((Link::Http2(sender.clone()), Duration::ZERO));
+        }
+        let idle = self.http1.get_mut(&backend)?;
+        while let Some((mut link, since)) = idle.pop() {
+            let idle = now.saturating_duration_since(since);
+            if idle < speech.idle_timeout && link.is_open() {
+                return Some((Link::Http1(link), idle));
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose response is over, if it can be used again.
+    pub fn put(&mut self, backend: BackendId, mut link: Box<Http1>, speech: Speech, now: Instant) {
+        if !link.is_open() || !link.sender.is_ready() {
+            return;
+        }
+        let idle = self.http1.entry(backend).or_default();
+        if idle.len() < speech.idle_max as usize {
+            idle.push((link, now));
+        }
+    }
+
+    /// Keeps a connection for everybody's requests.
+    pub fn share(&mut self, backend: BackendId, sender: http2::SendRequest<RequestBody>) {
+        self.http2.insert(backend, sender);
+    }
+
+    /// Closes what has been idle for too long, is closed already, or is of a backend that is gone (`None`).
+    pub fn sweep(&mut self, idle_timeout: impl Fn(BackendId) -> Option<Duration>, now: Instant) {
+        self.http1.retain(|backend, idle| {
+            let timeout = idle_timeout(*backend).unwrap_or(Duration::ZERO);
+            idle.retain_mut(|(link, since)| now.saturating_duration_since(*since) < timeout && link.is_open());
+            !idle.is_empty()
+        });
+        self.http2.retain(|backend, sender| !sender.is_closed() && idle_timeout(*backend).is_some());
+    }
+
+    /// Whether there is nothing to sweep.
+    pub fn is_empty(&self) -> bool {
+        self.http1.is_empty() && self.http2.is_empty()
+    }
+}
+
+impl Http1 {
+    /// Drives it as far as it goes without waiting. It is idle afterwards: nobody is woken for it.
+    fn is_open(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Moves what can be moved.
+    pub fn drive(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.driver.poll_without_shutdown(cx)
+    }
+
+    /// The connection itself, with what was read ahead: after the backend has switched to another protocol.
+    pub fn into_io(self) -> Io {
+        let parts = self.driver.into_parts();
+        let mut io = parts.io.into_inner();
+        io.unread(parts.read_buf);
+        io
+    }
+}
+
+impl Link {
+    /// Sends a request and waits for the head of its response.
+    pub async fn send(&mut self, request: Request<RequestBody>) -> Sent {
+        match self {
+            Self::Http1(link) => {
+                let mut response = pin!(link.sender.try_send_request(request));
+                let driver = &mut link.driver;
+                let outcome = std::future::poll_fn(|cx| {
+                    // An end of the connection is told by the response, too.
+                    let _ = driver.poll_without_shutdown(cx);
+                    response.as_mut().poll(cx)
+                });
+                outcome.await.into()
+            }
+            Self::Http2(sender) => match sender.ready().await {
+                Ok(()) => sender.try_send_request(request).await.into(),
+                Err(_) => Sent::Unsent(request),
+            },
+        }
+    }
+}
+
+impl From<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> for Sent {
+    fn from(outcome: Result<Response<Incoming>, TrySendError<Request<RequestBody>>>) -> Self {
+        match outcome {
+            Ok(response) => Self::Response(response),
+            Err(mut error) => match error.take_message() {
+                Some(request) => Self::Unsent(request),
+                None => Self::Broken(error.into_error()),
+            },
+        }
+    }
+}
+
+/// Connects to a backend, within the pool's time.
+///
+/// # Errors
+/// How it failed.
+pub async fn connect(pool: &Pool, backend: &Backend) -> Result<Link, ConnectFailure> {
+    let connecting = async {
+        let raw = open(pool, &backend.endpoint).await.map_err(|error| ConnectFailure::of(&error))?;
+        let io = match &pool.tls {
+            None => Io::plain(raw),
+            Some(tls) => {
+                let name = tls.name_of(&backend.config.address).ok_or(ConnectFailure::Other)?;
+                let handshake = tokio_rustls::TlsConnector::from(tls.http.clone()).connect(name, raw);
+                Io::client(handshake.await.map_err(|error| tls_failure(pool, backend, &error))?)
+            }
+        };
+        speak(pool, io).await
+    };
+    tokio::time::timeout(pool.config.connect.timeout, connecting).await.unwrap_or(Err(ConnectFailure::Timeout))
+}
+
+fn tls_failure(pool: &Pool, backend: &Backend, error: &io::Error) -> ConnectFailure {
+    let (pool, backend) = (&pool.config.name, &backend.config.name);
+    tracing::debug!(pool, backend, %error, "the TLS handshake with a backend has failed");
+    ConnectFailure::Other
+}
+
+async fn open(pool: &Pool, endpoint: &Endpoint) -> io::Result<Raw> {
+    let address = match endpoint {
+        Endpoint::Ip(address) => *address,
+        Endpoint::Unix(path) => return Ok(Raw::Unix(UnixStream::connect(path).await?)),
+    };
+    let socket = Socket::connect_ip(address, pool.config.source)?;
+    socket.set_nodelay();
+    let stream = TcpStream::from_std(OwnedFd::from(socket).into())?;
+    stream.writable().await?;
+    match stream.take_error()? {
+        None => Ok(Raw::Tcp(stream)),
+        Some(error) => Err(error),
+    }
+}
+
+async fn speak(pool: &Pool, io: Io) -> Result<Link, ConnectFailure> {
+    let io = TokioIo::new(io);
+    if pool.config.http.speech.version == Version::Http2 {
+        let handshake = http2::Builder::new(Local)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_header_list_size(BUFFER_BYTES_MAX as u32)
+            .timer(hyper_util::rt::TokioTimer::new())
+            .handshake(io);
+        let (sender, connection) = handshake.await.map_err(|_| ConnectFailure::Other)?;
+        // Its end is told by the requests on it.
+        tokio::task::spawn_local(async move { drop(connection.await) });
+        return Ok(Link::Http2(sender));
+    }
+    let handshake = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).max_headers(FIELDS_MAX).handshake(io);
+    let (sender, driver) = handshake.await.map_err(|_| ConnectFailure::Other)?;
+    Ok(Link::Http1(Box::new(Http1 { sender, driver })))
+}

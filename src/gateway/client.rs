@@ -1,0 +1,512 @@
+//! A client's connection: which HTTP it speaks, how long it may be silent, and how it ends.
+//!
+//! An idle connection with HTTP/1.1 gives everything back but its socket: hyper's buffers are made again when the next
+//! request begins to arrive. So many idle clients cost little memory.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncReadExt;
+use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep_until};
+
+use super::body::ResponseBody;
+use super::exchange;
+use super::forwarded;
+use super::io::{Io, Meter, Raw};
+use super::refusal::Refusal;
+use super::thread::{Local, Thread};
+use super::tunnel::{self, Tunnel};
+use crate::config::Protocol;
+use crate::config::http::{Http, Limits};
+use crate::id::ListenerId;
+use crate::reason::CloseReason;
+use crate::snapshot::Site;
+
+/// hyper's smallest buffer.
+const BUFFER_BYTES: usize = 8192;
+/// So many fields hyper takes without being told, and without an allocation for each request.
+const FIELDS_ON_STACK: u32 = 100;
+/// Who asks on a unix socket.
+const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+/// How a client begins that speaks HTTP/2 without TLS (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// An idle connection gives its buffers back after this: not after each request, for the next one often follows soon.
+const REST_AFTER: Duration = Duration::from_secs(1);
+/// How often is looked whether a connection that carries requests still moves.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Windows of HTTP/2: what a client may send of one request, and of all on a connection, before a backend has taken it.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// What is held of one response while the client's window is closed.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// Resets are counted over this.
+const RESETS_WINDOW: Duration = Duration::from_secs(10);
+
+/// By what others end a connection.
+#[derive(Debug)]
+pub struct Leash {
+    /// Through which listener it came.
+    pub listener: ListenerId,
+    doom: Cell<Option<(Instant, CloseReason)>>,
+    pulled: Notify,
+}
+
+impl Leash {
+    /// Nobody ends it yet.
+    pub fn new(listener: ListenerId) -> Self {
+        Self { listener, doom: Cell::new(None), pulled: Notify::new() }
+    }
+
+    /// Why it must have ended by now.
+    pub fn is_due(&self, now: Instant) -> Option<CloseReason> {
+        self.doom.get().filter(|(at, _)| *at <= now).map(|(_, reason)| reason)
+    }
+
+    /// It is to end when its requests have, and by then at the latest. An earlier time stays.
+    pub fn doom(&self, at: Instant, reason: CloseReason) {
+        if self.doom.get().is_none_or(|(set, _)| at < set) {
+            self.doom.set(Some((at, reason)));
+            self.pulled.notify_one();
+        }
+    }
+}
+
+/// What the requests of a connection know of it, and leave there.
+pub struct Client {
+    /// Who carries it.
+    pub thread: Rc<Thread>,
+    /// Its listener.
+    pub site: Arc<Site>,
+    /// Who connected; `None` on a unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The address it spoke to.
+    pub local: Option<SocketAddr>,
+    /// What backends are told of it.
+    pub end: forwarded::Peer,
+    is_secure: bool,
+    /// The server that it asked for in its TLS hello.
+    pub server_name: Option<Arc<str>>,
+    meter: Rc<Meter>,
+    /// Requests that are not over.
+    active: Cell<u32>,
+    /// Since when there is none.
+    idle_since: Cell<Instant>,
+    /// What had been read then: more is the beginning of a request.
+    idle_read: Cell<u64>,
+    /// How long bodies may stand still.
+    patience: Cell<Option<Duration>>,
+    /// Requests that the client gave up, since when they are counted.
+    resets: Cell<(u32, Instant)>,
+    /// A request's body was not read to its end: the connection cannot be used again.
+    spoilt: Cell<bool>,
+    /// The protocol that the backend has switched to.
+    tunnel: RefCell<Option<Tunnel>>,
+}
+
+impl Client {
+    /// A request begins.
+    pub fn begin(&self) {
+        self.active.set(self.active.get() + 1);
+    }
+
+    /// A request is over; `complete` when all of its body was read.
+    pub fn end(&self, complete: bool) {
+        self.active.set(self.active.get() - 1);
+        if !complete {
+            self.spoilt.set(true);
+        }
+        self.rest();
+    }
+
+    fn rest(&self) {
+        self.idle_since.set(self.thread.now());
+        self.idle_read.set(self.meter.read.get());
+    }
+
+    /// The client gave a request up before its answer had been sent.
+    pub fn on_reset(&self) {
+        let now = self.thread.now();
+        let (count, since) = self.resets.get();
+        let is_over = now - since > RESETS_WINDOW;
+        self.resets.set(if is_over { (1, now) } else { (count + 1, since) });
+    }
+
+    /// How long the bodies of the present request may stand still.
+    pub fn set_patience(&self, patience: Option<Duration>) {
+        self.patience.set(patience);
+    }
+
+    /// After this response the connection belongs to another protocol.
+    pub fn switch(&self, tunnel: Tunnel) {
+        *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    /// It speaks TLS.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    /// What its listener has of its own.
+    pub fn http(&self) -> &Http {
+        match &self.site.config.protocol {
+            Protocol::Http(http) => http,
+            _ => unreachable!("the gateway has listeners for HTTP only"),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        self.http().limits
+    }
+}
+
+/// Carries a connection to its end.
+pub async fn serve(
+    thread: &Rc<Thread>,
+    site: Arc<Site>,
+    leash: Rc<Leash>,
+    raw: Raw,
+    peer: Option<SocketAddr>,
+) -> CloseReason {
+    let local = raw.local_address();
+    let (mut io, greeting) = match greet(&site, &leash, raw).await {
+        Ok(greeted) => greeted,
+        Err(reason) => return reason,
+    };
+    let now = thread.now();
+    let client = Rc::new(Client {
+        thread: thread.clone(),
+        peer,
+        local,
+        end: forwarded::Peer::new(peer.map_or(NOBODY, |peer| peer.ip()), greeting.is_some()),
+        is_secure: greeting.is_some(),
+        server_name: greeting.as_ref().and_then(|greeting| greeting.server_name.clone()),
+        meter: io.meter.clone(),
+        active: Cell::new(0),
+        idle_since: Cell::new(now),
+        idle_read: Cell::new(0),
+        patience: Cell::new(None),
+        resets: Cell::new((0, now)),
+        spoilt: Cell::new(false),
+        tunnel: RefCell::default(),
+        site,
+    });
+    if let Some(Greeting { is_http2: true, .. }) = greeting {
+        return http2(client, &leash, io).await;
+    }
+    if greeting.is_some() {
+        return http1(client, &leash, io).await;
+    }
+    let first = tokio::time::timeout(client.limits().header_timeout, speaks_http2(&mut io));
+    let is_http2 = tokio::select! {
+        first = first => first,
+        () = leash.pulled.notified() => return CloseReason::Drained,
+    };
+    match is_http2 {
+        Err(_) => CloseReason::ClientIdle,
+        Ok(Err(_)) => CloseReason::ClientReset,
+        Ok(Ok(None)) => CloseReason::ClientClosed,
+        Ok(Ok(Some(true))) => http2(client, &leash, io).await,
+        Ok(Ok(Some(false))) => http1(client, &leash, io).await,
+    }
+}
+
+/// What a TLS handshake has come to.
+struct Greeting {
+    is_http2: bool,
+    server_name: Option<Arc<str>>,
+}
+
+/// The TLS handshake, where there is one.
+async fn greet(site: &Site, leash: &Leash, raw: Raw) -> Result<(Io, Option<Greeting>), CloseReason> {
+    let Some((tls, config)) = site.tls.as_ref().zip(site.config.tls.as_ref()) else { return Ok((Io::plain(raw), None)) };
+    let handshake = tokio_rustls::TlsAcceptor::from(tls.clone()).accept(raw);
+    let stream = tokio::select! {
+        done = tokio::time::timeout(config.handshake_timeout, handshake) => match done {
+            Err(_) => return Err(CloseReason::ClientHelloTimeout),
+            Ok(Err(error)) => {
+                tracing::debug!(listener = site.config.name, %error, "a TLS handshake has failed");
+                return Err(CloseReason::BadClientHello);
+            }
+            Ok(Ok(stream)) => stream,
+        },
+        () = leash.pulled.notified() => return Err(CloseReason::Drained),
+    };
+    let session = stream.get_ref().1;
+    let greeting = Greeting {
+        is_http2: session.alpn_protocol() == Some(b"h2"),
+        server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
+    };
+    Ok((Io::server(stream), Some(greeting)))
+}
+
+/// Whether the client begins with HTTP/2; `None` when it ends without a word.
+async fn speaks_http2(io: &mut Io) -> std::io::Result<Option<bool>> {
+    let mut ahead = BytesMut::new();
+    io.readable().await?;
+    loop {
+        if io.read_buf(&mut ahead).await? == 0 {
+            return Ok(None);
+        }
+        let decided = ahead.len() >= PREFACE.len() || !PREFACE.starts_with(&ahead);
+        if decided {
+            let is_http2 = ahead.starts_with(PREFACE);
+            io.unread(ahead.freeze());
+            return Ok(Some(is_http2));
+        }
+    }
+}
+
+/// Gives each request its exchange.
+struct Exchanges(Rc<Client>);
+
+impl Service<Request<Incoming>> for Exchanges {
+    type Response = Response<ResponseBody>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let client = self.0.clone();
+        Box::pin(async move { Ok(exchange::answer(client, request).await) })
+    }
+}
+
+/// How a connection with HTTP/1.1 goes on.
+enum Next {
+    /// It is idle: everything but the socket can be given back.
+    Rest,
+    /// What follows is another protocol.
+    Switch,
+    /// It is over.
+    End(CloseReason),
+}
+
+async fn http1(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason {
+    let limits = client.limits();
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size((limits.header_bytes as usize).max(BUFFER_BYTES)).max_header_size(limits.header_bytes as usize);
+    if limits.header_fields > FIELDS_ON_STACK {
+        builder.max_headers(limits.header_fields as usize);
+    }
+    builder.half_close(true).header_read_timeout(None).timer(TokioTimer::new());
+    loop {
+        client.rest();
+        let mut connection = builder.serve_connection(TokioIo::new(io), Exchanges(client.clone()));
+        let mut watch = Watch::new(&client, leash);
+        let next = poll_fn(|cx| {
+            loop {
+                match connection.poll_without_shutdown(cx) {
+                    Poll::Ready(Ok(())) if client.tunnel.borrow().is_some() => return Poll::Ready(Next::Switch),
+                    Poll::Ready(Ok(())) => return Poll::Ready(Next::End(CloseReason::ClientClosed)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Next::End(client.broken(&error))),
+                    Poll::Pending => {}
+                }
+                match watch.poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Due::Shutdown) => Pin::new(&mut connection).graceful_shutdown(),
+                    Poll::Ready(Due::Rest) => return Poll::Ready(Next::Rest),
+                    Poll::Ready(Due::End(reason)) => return Poll::Ready(Next::End(reason)),
+                }
+            }
+        });
+        let next = next.await;
+        drop(watch);
+        if let Next::End(reason) = next {
+            if reason == CloseReason::ClientClosed {
+                close(connection.into_parts().io.into_inner()).await;
+            }
+            return reason;
+        }
+        let parts = connection.into_parts();
+        io = parts.io.into_inner();
+        if !parts.read_buf.is_empty() {
+            io.unread(parts.read_buf);
+        }
+        let tunnel = client.tunnel.borrow_mut().take();
+        if let Some(tunnel) = tunnel {
+            return tunnel::carry(io, tunnel, &client, leash).await;
+        }
+        match doze(&client, leash, &io).await {
+            Ok(()) => {}
+            Err(reason) => return reason,
+        }
+    }
+}
+
+/// Ends a connection in order: what was sent is delivered, the client sees the end.
+async fn close(mut io: Io) {
+    use tokio::io::AsyncWriteExt;
+    // A client that is gone already needs none.
+    let _ = io.shutdown().await;
+}
+
+/// Waits for the next request with nothing but the socket.
+async fn doze(client: &Client, leash: &Leash, io: &Io) -> Result<(), CloseReason> {
+    let patience = client.idle_since.get() + client.limits().idle_timeout;
+    tokio::select! {
+        readable = io.readable() => readable.map_err(|_| CloseReason::ClientReset),
+        () = sleep_until(patience.into()) => Err(CloseReason::ClientIdle),
+        () = leash.pulled.notified() => Err(leash.doom.get().map_or(CloseReason::Drained, |(_, reason)| reason)),
+    }
+}
+
+async fn http2(client: Rc<Client>, leash: &Leash, io: Io) -> CloseReason {
+    let limits = client.limits();
+    let mut builder = http2::Builder::new(Local);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams.get())
+        .max_header_list_size(limits.header_bytes)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_pending_accept_reset_streams(limits.streams.get() as usize)
+        .max_local_error_reset_streams(limits.resets.get() as usize);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), Exchanges(client.clone())));
+    let mut watch = Watch::new(&client, leash);
+    poll_fn(|cx| {
+        loop {
+            match connection.as_mut().poll(cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(CloseReason::ClientClosed),
+                Poll::Ready(Err(error)) => return Poll::Ready(client.broken(&error)),
+                Poll::Pending => {}
+            }
+            if client.resets.get().0 > limits.resets.get() {
+                return Poll::Ready(CloseReason::Limited);
+            }
+            match watch.poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Due::Shutdown) => connection.as_mut().graceful_shutdown(),
+                Poll::Ready(Due::Rest) => {}
+                Poll::Ready(Due::End(reason)) => return Poll::Ready(reason),
+            }
+        }
+    })
+    .await
+}
+
+impl Client {
+    /// What an error of hyper's means; what it has refused by itself is counted here.
+    fn broken(self: &Rc<Self>, error: &hyper::Error) -> CloseReason {
+        if error.is_parse_too_large() {
+            exchange::refused_unread(self, Refusal::HeaderTooLarge);
+        } else if error.is_parse() {
+            exchange::refused_unread(self, Refusal::Malformed);
+        }
+        CloseReason::ClientReset
+    }
+}
+
+/// What is due with a connection.
+enum Due {
+    /// No further request.
+    Shutdown,
+    /// It has been idle for a while.
+    Rest,
+    /// It ends now.
+    End(CloseReason),
+}
+
+/// Watches over a connection, by a timer that activity does not move: it looks, and looks again later.
+struct Watch<'c> {
+    client: &'c Rc<Client>,
+    leash: &'c Leash,
+    timer: Pin<Box<Sleep>>,
+    pulled: Pin<Box<tokio::sync::futures::Notified<'c>>>,
+    /// What had moved at the last look, and when that was seen.
+    moved: (u64, Instant),
+    /// The first byte of a request was seen.
+    header_since: Option<Instant>,
+}
+
+impl<'c> Watch<'c> {
+    fn new(client: &'c Rc<Client>, leash: &'c Leash) -> Self {
+        let now = client.thread.now();
+        Self {
+            client,
+            leash,
+            timer: Box::pin(sleep_until((now + LOOK_INTERVAL.min(REST_AFTER)).into())),
+            pulled: Box::pin(leash.pulled.notified()),
+            moved: (0, now),
+            header_since: None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
+        if self.pulled.as_mut().poll(cx).is_ready() {
+            self.pulled.set(self.leash.pulled.notified());
+            self.timer.as_mut().reset(self.client.thread.now().into());
+            return Poll::Ready(Due::Shutdown);
+        }
+        loop {
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = self.client.thread.now();
+            if let Some(reason) = self.leash.is_due(now) {
+                return Poll::Ready(Due::End(reason));
+            }
+            match self.look(now) {
+                Ok(again) => {
+                    let doom = self.leash.doom.get().map_or(again, |(at, _)| at);
+                    self.timer.as_mut().reset(again.min(doom).into());
+                }
+                Err(due) => {
+                    self.timer.as_mut().reset((now + LOOK_INTERVAL).into());
+                    return Poll::Ready(due);
+                }
+            }
+        }
+    }
+
+    /// What is due now, or when to look again.
+    fn look(&mut self, now: Instant) -> Result<Instant, Due> {
+        let client = self.client;
+        let moved = client.meter.read.get() + client.meter.written.get();
+        if moved != self.moved.0 {
+            self.moved = (moved, now);
+        }
+        let limits = client.limits();
+        if client.active.get() > 0 {
+            self.header_since = None;
+            let stalled = client.meter.blocked.get();
+            return match client.patience.get() {
+                Some(patience) if stalled && now - self.moved.1 >= patience => Err(Due::End(CloseReason::ClientIdle)),
+                _ => Ok(now + LOOK_INTERVAL),
+            };
+        }
+        if client.meter.read.get() > client.idle_read.get() || client.meter.blocked.get() || client.spoilt.get() {
+            // A request that has begun, or an answer that is not taken.
+            let since = *self.header_since.get_or_insert(now);
+            let left = limits.header_timeout.saturating_sub(now - since);
+            if left.is_zero() {
+                return Err(Due::End(CloseReason::ClientIdle));
+            }
+            return Ok(now + left.min(LOOK_INTERVAL));
+        }
+        self.header_since = None;
+        let idle = now - client.idle_since.get();
+        if idle >= limits.idle_timeout {
+            return Err(Due::End(CloseReason::ClientIdle));
+        }
+        if idle >= REST_AFTER {
+            return Err(Due::Rest);
+        }
+        Ok(client.idle_since.get() + REST_AFTER)
+    }
+}
+
+/// Nothing.
+pub const NOTHING: Bytes = Bytes::new();

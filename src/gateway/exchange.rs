@@ -1,0 +1,248 @@
+//! One request, from its head to the head of its answer: canonical form, client, route, policies, and what the route does.
+
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::body::{RequestBody, ResponseBody};
+use super::breaker::Breaker;
+use super::canonical::{Canonical, Malformed, canonical};
+use super::client::Client;
+use super::forward::{self, Outgoing};
+use super::forwarded;
+use super::policy::{self, Admitted, Rejection};
+use super::record::Record;
+use super::refusal::Refusal;
+use super::reply;
+use super::route::{Asked, Found};
+use super::sites::{Prepared, SiteTable};
+use crate::config::http::{Action, Edits};
+use crate::snapshot::Snapshot;
+
+/// Answers a request. There is always an answer.
+pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let (parts, incoming) = request.into_parts();
+    let snapshot = client.thread.snapshot();
+    let sites = client.thread.table(&snapshot, &client.site);
+    let mut record = Box::new(Record::new(client.clone(), parts.method.clone(), parts.version, sites.outside.clone()));
+    if incoming.is_end_stream() {
+        record.intake.complete.set(true);
+    }
+    let exchange = Exchange { client: &client, snapshot: &snapshot, sites: &sites };
+    let outcome = exchange.run(&mut record, parts, incoming).await;
+    let response = outcome.unwrap_or_else(|rejection| {
+        record.refusal = Some(rejection.refusal);
+        tracing::debug!(refusal = rejection.refusal.label(), detail = %rejection.detail, "a request was refused");
+        let mut response = reply::problem(rejection.refusal, record.request_id.as_deref());
+        response.headers_mut().extend(rejection.headers);
+        response
+    });
+    record.on_answer(response.status());
+    response.map(|body| body.with_record(record))
+}
+
+/// A request that hyper has answered by itself, since it could not be read.
+pub fn refused_unread(client: &Rc<Client>, refusal: Refusal) {
+    let snapshot = client.thread.snapshot();
+    let sites = client.thread.table(&snapshot, &client.site);
+    let mut record = Record::new(client.clone(), Method::default(), Version::HTTP_11, sites.outside.clone());
+    record.refusal = Some(refusal);
+    record.intake.complete.set(true);
+    record.on_answer(refusal.status());
+}
+
+struct Exchange<'e> {
+    client: &'e Rc<Client>,
+    snapshot: &'e Snapshot,
+    sites: &'e SiteTable,
+}
+
+impl Exchange<'_> {
+    async fn run(
+        &self,
+        record: &mut Record,
+        mut parts: Parts,
+        incoming: Incoming,
+    ) -> Result<Response<ResponseBody>, Rejection> {
+        let client = self.client;
+        if parts.headers.len() > client.http().limits.header_fields as usize {
+            return Err(Refusal::HeaderTooLarge.into());
+        }
+        let malformed = |why: Malformed| Rejection::new(Refusal::Malformed, why.to_string());
+        let canonical = canonical(&parts, client.is_secure(), &self.sites.identity).map_err(malformed)?;
+        record.on_canonical(&canonical, client.http().log_query);
+        let who = forwarded::client(client.end.address, &parts.headers, &client.http().trusted_proxies);
+        let id = forwarded::request_id(&parts.headers, who.is_trusted, || client.thread.rng.borrow_mut().u128(..));
+        record.on_client(who.address, &id);
+        let found = {
+            let asked =
+                Asked { method: &parts.method, canonical: &canonical, headers: &parts.headers, client: who.address };
+            self.sites.table.find(&asked)
+        };
+        let Some(found) = found else { return Err(Refusal::NoRoute.into()) };
+        let prepared = &self.sites.routes[found.index];
+        record.on_route(prepared);
+        client.set_patience(prepared.route.timeout.idle);
+        let admitted = self.admit(prepared, &mut parts, who)?;
+        record.consumer = admitted.consumer.clone();
+        if let Some(answer) = admitted.answer {
+            return Ok(answer.map(ResponseBody::whole));
+        }
+        let onward = Onward { prepared, found: &found, canonical: &canonical, who, id };
+        let mut response = self.act(record, onward, parts, incoming).await?;
+        edit(response.headers_mut(), &prepared.route.response_headers);
+        admitted.on_response(response.headers_mut());
+        Ok(response)
+    }
+
+    fn admit(&self, prepared: &Prepared, parts: &mut Parts, who: forwarded::Client) -> Result<Admitted, Rejection> {
+        let now = self.client.thread.now();
+        let since = self.client.thread.shared.since(now);
+        let asked = policy::Asked { method: &parts.method, client: who.address, now: since, unix: unix_time() };
+        prepared.policies.admit(&asked, &mut parts.headers)
+    }
+
+    async fn act(
+        &self,
+        record: &mut Record,
+        onward: Onward<'_>,
+        parts: Parts,
+        incoming: Incoming,
+    ) -> Result<Response<ResponseBody>, Rejection> {
+        match &onward.prepared.route.action {
+            Action::Reply { status, content_type, body } => {
+                Ok(reply::fixed(*status, content_type, body.clone().into()))
+            }
+            Action::Redirect { status, to } => {
+                Ok(reply::redirect(*status, onward.found.location(to, onward.canonical)))
+            }
+            Action::Forward(_) => self.forward(record, onward, parts, incoming).await,
+        }
+    }
+
+    async fn forward(
+        &self,
+        record: &mut Record,
+        onward: Onward<'_>,
+        mut parts: Parts,
+        incoming: Incoming,
+    ) -> Result<Response<ResponseBody>, Rejection> {
+        let (client, route) = (self.client, &*onward.prepared.route);
+        let thread = &client.thread;
+        let pool = onward.prepared.pool(&mut thread.rng.borrow_mut()).and_then(|name| self.snapshot.pool_named(name));
+        let Some(pool) = pool.cloned() else { return Err(Refusal::NoBackend.into()) };
+        record.pool = Some(pool.stats.name.clone());
+        let breaker = thread.shared.registry.breaker(&pool);
+        let lock = |breaker: &Arc<Mutex<Breaker>>, what: &dyn Fn(&mut Breaker) -> bool| {
+            what(&mut breaker.lock().unwrap_or_else(PoisonError::into_inner))
+        };
+        let since = thread.shared.since(thread.now());
+        if breaker.as_ref().is_some_and(|breaker| !lock(breaker, &|breaker| breaker.admit(since))) {
+            return Err(Refusal::BreakerOpen.into());
+        }
+        let limit = route.policies.body;
+        if declared_length(&parts).is_some_and(|length| length > limit) {
+            return Err(Refusal::BodyTooLarge.into());
+        }
+        let protocol = upgrade(&mut parts)?;
+        forwarded::strip_request(&mut parts.headers, &self.sites.identity)
+            .map_err(|why| Rejection::new(Refusal::Malformed, why.to_string()))?;
+        onward.announce(client, &mut parts);
+        if let Some(protocol) = &protocol {
+            parts.headers.insert(UPGRADE, protocol.clone());
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        edit(&mut parts.headers, &route.request_headers);
+        let body = match incoming.is_end_stream() {
+            true => RequestBody::Empty,
+            false => RequestBody::Stream { incoming, left: limit, intake: record.intake.clone() },
+        };
+        let intake = record.intake.clone();
+        let outgoing = Outgoing { parts, body, intake, is_upgrade: protocol.is_some() };
+        let outcome = forward::forward(client, record, route, &pool, outgoing).await;
+        if let Some(breaker) = breaker {
+            let good = outcome.as_ref().is_ok_and(|response| !response.status().is_server_error());
+            let since = thread.shared.since(thread.now());
+            if lock(&breaker, &|breaker| breaker.note(good, since)) {
+                tracing::warn!(pool = pool.config.name, "too many answers are errors: the breaker is open");
+            }
+        }
+        let mut response = outcome.map_err(Rejection::from)?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let agreed = response.headers().get(UPGRADE).cloned();
+            forwarded::strip_response(response.headers_mut());
+            response.headers_mut().extend(agreed.map(|agreed| (UPGRADE, agreed)));
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        } else {
+            forwarded::strip_response(response.headers_mut());
+        }
+        Ok(response)
+    }
+}
+
+/// What is known of a request that has found its route.
+struct Onward<'e> {
+    prepared: &'e Prepared,
+    found: &'e Found,
+    canonical: &'e Canonical,
+    who: forwarded::Client,
+    id: HeaderValue,
+}
+
+impl Onward<'_> {
+    /// Makes the head what the backend sees.
+    fn announce(&self, client: &Client, parts: &mut Parts) {
+        client.end.announce(&mut parts.headers, self.canonical, self.who, self.id.clone());
+        parts.headers.insert(HOST, self.canonical.authority().clone());
+        // The client was told to go on when its body was asked for.
+        parts.headers.remove(EXPECT);
+        parts.uri = Uri::from(self.found.forwarded(self.canonical));
+        parts.version = Version::HTTP_11;
+        parts.extensions.clear();
+    }
+}
+
+/// The protocol that a request asks to switch to (RFC 9110, 7.8).
+fn upgrade(parts: &mut Parts) -> Result<Option<HeaderValue>, Rejection> {
+    let Some(protocol) = parts.headers.get(UPGRADE).cloned() else { return Ok(None) };
+    let listed = parts.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let is_asked = listed.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    // h2c is a matter of one hop (RFC 9113, 3.1, has taken it away): the request goes on as it is.
+    if !is_asked || parts.version != Version::HTTP_11 || protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        return Ok(None);
+    }
+    let has_body = declared_length(parts).is_some_and(|length| length > 0);
+    if has_body || parts.headers.contains_key(http::header::TRANSFER_ENCODING) {
+        return Err(Refusal::UpgradeRefused.into());
+    }
+    Ok(Some(protocol))
+}
+
+fn declared_length(parts: &Parts) -> Option<u64> {
+    parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Removes, then sets, then adds.
+fn edit(headers: &mut HeaderMap, edits: &Edits) {
+    for name in &edits.remove {
+        headers.remove(name);
+    }
+    for (name, value) in &edits.set {
+        headers.insert(name, value.clone());
+    }
+    for (name, value) in &edits.add {
+        headers.append(name, value.clone());
+    }
+}
+
+/// Seconds since 1970, which tokens are dated in.
+#[allow(clippy::disallowed_methods)] // the time of day, which the policies are given
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

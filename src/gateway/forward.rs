@@ -1,0 +1,309 @@
+//! A request on its way to a backend: the choice, the connection, another try where that is safe, and the answer.
+//!
+//! What was not sent may go elsewhere at once. What may have been sent goes again only if it may happen twice (RFC 9110,
+//! 9.2.2) and has no body, and never once a response has begun.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::backend::{self, Link, Sent};
+use super::body::{Carrier, Intake, RequestBody, ResponseBody, Stream};
+use super::client::Client;
+use super::record::Record;
+use super::refusal::Refusal;
+use super::sticky;
+use super::thread::Thread;
+use super::tunnel::Tunnel;
+use crate::balance::{self, Cursor};
+use crate::config::http::{Retry, Route};
+use crate::engine::Note;
+use crate::id::BackendId;
+use crate::reason::ConnectFailure;
+use crate::snapshot::{Backend, Pick, Pool};
+use crate::stats::BackendSlot;
+
+/// A connection that was idle for less is not looked upon as one that the backend may be closing just now.
+const FRESH: Duration = Duration::from_secs(1);
+/// How often somebody who waits for a place looks by himself: places also come free on other threads.
+const QUEUE_LOOK: Duration = Duration::from_millis(10);
+
+/// A request that is ready to be sent.
+pub struct Outgoing {
+    /// Its head, as the backend sees it.
+    pub parts: Parts,
+    /// Its body.
+    pub body: RequestBody,
+    /// What is known of the body.
+    pub intake: Rc<Intake>,
+    /// It asks for another protocol.
+    pub is_upgrade: bool,
+}
+
+/// What leads from one try to the next.
+struct Tries<'r> {
+    thread: &'r Rc<Thread>,
+    route: &'r Route,
+    pool: &'r Arc<Pool>,
+    /// Backends that failed for this request.
+    tried: Vec<BackendId>,
+    connects: u32,
+    retries: u32,
+    /// A connection that broke although it had been used before costs one try that nobody has to ask for.
+    reused_broke: bool,
+    /// Method and body allow it to be sent twice.
+    may_repeat: bool,
+}
+
+/// Sends a request to a backend of the pool, and gives its answer.
+///
+/// # Errors
+/// Why there is none.
+pub async fn forward(
+    client: &Rc<Client>,
+    record: &mut Record,
+    route: &Route,
+    pool: &Arc<Pool>,
+    outgoing: Outgoing,
+) -> Result<Response<ResponseBody>, Refusal> {
+    let thread = &client.thread;
+    let named =
+        route.sticky.as_ref().and_then(|rule| sticky::backend(rule, &pool.config.name, &outgoing.parts.headers));
+    let Outgoing { parts, body, intake, is_upgrade } = outgoing;
+    let may_repeat = matches!(body, RequestBody::Empty) && is_idempotent(&parts.method) && !is_upgrade;
+    let mut tries =
+        Tries { thread, route, pool, tried: Vec::new(), connects: 0, retries: 0, reused_broke: false, may_repeat };
+    let mut request = Request::from_parts(parts, body);
+    thread.budgets.earn(pool.id, route.retry.as_ref());
+    loop {
+        let (backend, place) = tries.choose(client, named.as_deref()).await?;
+        let (mut link, idle) = match tries.connect(&backend).await? {
+            Some(connected) => connected,
+            None => continue,
+        };
+        record.attempts += 1;
+        let may_break = idle.is_some_and(|idle| idle >= FRESH) && !tries.reused_broke;
+        let spare = (may_repeat && (may_break || route.retry.is_some())).then(|| head_of(&request));
+        let sent = tries.send(&mut link, request).await;
+        let failed = match sent {
+            None => Refusal::BackendTimeout,
+            Some(Sent::Unsent(again)) => {
+                // The connection was closed when it was needed: the next one.
+                request = again;
+                continue;
+            }
+            Some(Sent::Broken(_)) if intake.too_large.get() => return Err(Refusal::BodyTooLarge),
+            Some(Sent::Broken(error)) => {
+                tracing::debug!(backend = backend.stats.name, %error, "a request has failed");
+                Refusal::BackendFailed
+            }
+            Some(Sent::Response(response)) => {
+                let status = response.status();
+                if spare.is_none() || !tries.may_retry(|retry| retry.on.statuses.contains(&status)) {
+                    let arrival = Arrival { client, route, pool: pool.clone(), backend, place, link };
+                    return arrival.take(record, response, is_upgrade);
+                }
+                note_status(thread, pool, &backend, status);
+                Refusal::BackendFailed
+            }
+        };
+        drop(place);
+        thread.lines.call(pool.id);
+        if failed == Refusal::BackendFailed && may_break && spare.is_some() {
+            tries.reused_broke = true;
+        } else {
+            (thread.shared.notes)(Note::BadResponse { backend: backend.id });
+            let allowed = tries.may_retry(|retry| match failed {
+                Refusal::BackendTimeout => retry.on.timeout,
+                _ => retry.on.reset || !retry.on.statuses.is_empty(),
+            });
+            if spare.is_none() || !allowed {
+                return Err(failed);
+            }
+            tries.retries += 1;
+            thread.budgets.spend(pool.id);
+            backend.stats.cell(thread.index).retries.add(1);
+            tries.tried.push(backend.id);
+        }
+        let Some(head) = spare else { return Err(failed) };
+        request = head;
+    }
+}
+
+impl Tries<'_> {
+    /// A backend with a place on it; waits for one where the pool has a queue.
+    async fn choose(&mut self, client: &Client, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
+        let began = self.thread.now();
+        let queue = self.pool.config.queue;
+        let mut waiting = None;
+        loop {
+            match self.pick(client, named) {
+                Ok(chosen) => return Ok(chosen),
+                Err(Refusal::PoolFull) if queue.max > 0 => {}
+                Err(refusal) => return Err(refusal),
+            }
+            let left = queue.timeout.saturating_sub(self.thread.now() - began);
+            if left.is_zero() {
+                return Err(Refusal::PoolFull);
+            }
+            let line = match &waiting {
+                Some(line) => line,
+                None => waiting.insert(self.thread.lines.join(self.pool).ok_or(Refusal::PoolFull)?),
+            };
+            let _ = tokio::time::timeout(left.min(QUEUE_LOOK), line.turn()).await;
+        }
+    }
+
+    fn pick(&mut self, client: &Client, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
+        if let Some(name) = named
+            && let Some(chosen) = self.pool.pick_named(name, &self.tried)
+        {
+            return Ok(chosen);
+        }
+        let key = client.peer.map_or(0, |peer| balance::hash_client(peer.ip()));
+        let index = self.thread.index as u32;
+        let mut cursors = self.thread.cursors.borrow_mut();
+        let cursor = cursors.entry(self.pool.id).or_insert_with(|| Cursor::new(index));
+        match self.pool.pick(key, &self.tried, cursor, &mut self.thread.rng.borrow_mut()) {
+            Pick::Backend(backend, place) => Ok((backend.clone(), place)),
+            Pick::Full => Err(Refusal::PoolFull),
+            Pick::Nobody if self.tried.is_empty() => {
+                self.pool.stats.cell(self.thread.index).no_backend.add(1);
+                Err(Refusal::NoBackend)
+            }
+            Pick::Nobody => {
+                // All were tried, and tries are left: from the beginning.
+                self.tried.clear();
+                Err(Refusal::BackendFailed)
+            }
+        }
+    }
+
+    /// A connection, and for how long it was idle; `None` when the backend could not be reached and another one may be.
+    async fn connect(&mut self, backend: &Backend) -> Result<Option<(Link, Option<Duration>)>, Refusal> {
+        let thread = self.thread;
+        let speech = self.pool.config.http.speech;
+        let began = thread.now();
+        let idle = thread.idle.borrow_mut().take(backend.id, speech, began);
+        if let Some((link, idle)) = idle {
+            return Ok(Some((link, Some(idle))));
+        }
+        let cell = backend.stats.cell(thread.index);
+        let failure = match backend::connect(self.pool, backend).await {
+            Ok(link) => {
+                let took = thread.now() - began;
+                backend.stats.note_connect(took);
+                cell.established.add(1);
+                cell.connects.record(took);
+                if let Link::Http2(sender) = &link {
+                    thread.idle.borrow_mut().share(backend.id, sender.clone());
+                }
+                return Ok(Some((link, None)));
+            }
+            Err(failure) => failure,
+        };
+        cell.connect_failures[failure.index()].add(1);
+        if failure.blames_backend() {
+            (thread.shared.notes)(Note::ConnectFailed { backend: backend.id, failure });
+        }
+        thread.lines.call(self.pool.id);
+        self.tried.push(backend.id);
+        self.connects += 1;
+        if self.connects < self.pool.config.connect.attempts.get() {
+            return Ok(None);
+        }
+        Err(match failure {
+            ConnectFailure::Timeout => Refusal::BackendTimeout,
+            _ => Refusal::BackendFailed,
+        })
+    }
+
+    /// `None` when it took too long.
+    async fn send(&self, link: &mut Link, request: Request<RequestBody>) -> Option<Sent> {
+        let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try_timeout);
+        match per_try.into_iter().chain(self.route.timeout.request).min() {
+            Some(limit) => tokio::time::timeout(limit, link.send(request)).await.ok(),
+            None => Some(link.send(request).await),
+        }
+    }
+
+    fn may_retry(&self, applies: impl Fn(&Retry) -> bool) -> bool {
+        let Some(retry) = &self.route.retry else { return false };
+        self.may_repeat
+            && applies(retry)
+            && self.retries < retry.attempts.get()
+            && self.thread.budgets.has_one(self.pool.id)
+    }
+}
+
+/// A response that has begun.
+struct Arrival<'r> {
+    client: &'r Rc<Client>,
+    route: &'r Route,
+    pool: Arc<Pool>,
+    backend: Arc<Backend>,
+    place: BackendSlot,
+    link: Link,
+}
+
+impl Arrival<'_> {
+    fn take(
+        self,
+        record: &mut Record,
+        response: Response<Incoming>,
+        is_upgrade: bool,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        let Self { client, route, pool, backend, place, link } = self;
+        note_status(&client.thread, &pool, &backend, response.status());
+        let (mut parts, incoming) = response.into_parts();
+        if let Some(rule) = &route.sticky
+            && let Some(cookie) = sticky::cookie(rule, &pool.config.name, &backend.config.name)
+        {
+            parts.headers.append(http::header::SET_COOKIE, cookie);
+        }
+        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+            let Link::Http1(link) = link else { return Err(Refusal::BackendFailed) };
+            if !is_upgrade {
+                return Err(Refusal::BackendFailed);
+            }
+            record.on_backend(&backend, &place);
+            client.switch(Tunnel { backend: link.into_io(), place, idle: route.timeout.idle });
+            return Ok(Response::from_parts(parts, ResponseBody::whole(super::client::NOTHING)));
+        }
+        record.on_backend(&backend, &place);
+        record.hold(place, pool.id);
+        let carrier = match link {
+            Link::Http1(link) => {
+                let (thread, speech) = (client.thread.clone(), pool.config.http.speech);
+                Some(Carrier { link, thread, backend: backend.id, speech })
+            }
+            Link::Http2(_) => None,
+        };
+        Ok(Response::from_parts(parts, ResponseBody::stream(Stream { incoming, carrier })))
+    }
+}
+
+fn note_status(thread: &Thread, pool: &Pool, backend: &Backend, status: StatusCode) {
+    if pool.config.http.failures.iter().any(|range| range.contains(&status.as_u16())) {
+        (thread.shared.notes)(Note::BadResponse { backend: backend.id });
+    }
+}
+
+/// The same request again; it has no body.
+fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut again = Request::new(RequestBody::Empty);
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = HeaderMap::clone(request.headers());
+    again
+}
+
+/// RFC 9110, 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    method.is_idempotent()
+}

@@ -1,0 +1,230 @@
+//! A connection's bytes: plain or TLS, with what was read ahead of it, and a meter.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// What has passed through a connection.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// Bytes read.
+    pub read: Cell<u64>,
+    /// Bytes written.
+    pub written: Cell<u64>,
+    /// The other side does not take what is to be written.
+    pub blocked: Cell<bool>,
+}
+
+/// A socket.
+#[derive(Debug)]
+pub enum Raw {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// What is spoken over it.
+#[derive(Debug)]
+enum Channel {
+    Plain(Raw),
+    Server(Box<tokio_rustls::server::TlsStream<Raw>>),
+    Client(Box<tokio_rustls::client::TlsStream<Raw>>),
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Io {
+    channel: Channel,
+    /// Read already, and to be read again.
+    ahead: Bytes,
+    /// Shared with those who watch over the connection.
+    pub meter: Rc<Meter>,
+}
+
+impl Io {
+    /// A socket as it is.
+    pub fn plain(raw: Raw) -> Self {
+        Self::over(Channel::Plain(raw))
+    }
+
+    /// TLS of a client.
+    pub fn server(stream: tokio_rustls::server::TlsStream<Raw>) -> Self {
+        Self::over(Channel::Server(Box::new(stream)))
+    }
+
+    /// TLS to a backend.
+    pub fn client(stream: tokio_rustls::client::TlsStream<Raw>) -> Self {
+        Self::over(Channel::Client(Box::new(stream)))
+    }
+
+    fn over(channel: Channel) -> Self {
+        Self { channel, ahead: Bytes::new(), meter: Rc::default() }
+    }
+
+    /// Puts bytes that were read back in front.
+    pub fn unread(&mut self, bytes: Bytes) {
+        self.ahead =
+            if self.ahead.is_empty() { bytes } else { [bytes, std::mem::take(&mut self.ahead)].concat().into() };
+    }
+
+    /// Waits until something can be read, or the end is there. Nothing is held meanwhile.
+    pub async fn readable(&self) -> io::Result<()> {
+        if !self.ahead.is_empty() {
+            return Ok(());
+        }
+        match &self.channel {
+            Channel::Plain(raw) => raw.readable().await,
+            Channel::Server(stream) => stream.get_ref().0.readable().await,
+            Channel::Client(stream) => stream.get_ref().0.readable().await,
+        }
+    }
+}
+
+impl Raw {
+    async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
+        }
+    }
+
+    /// Where it was spoken to.
+    pub fn local_address(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Lets the other side see a reset when it is dropped.
+    pub fn reset_on_close(&self) {
+        let zero = Some(std::time::Duration::ZERO);
+        // A socket that is gone already needs none.
+        let _ = match self {
+            Self::Tcp(stream) => socket2::SockRef::from(stream).set_linger(zero),
+            Self::Unix(_) => Ok(()),
+        };
+    }
+}
+
+macro_rules! with_channel {
+    ($channel:expr, $stream:ident => $do:expr) => {
+        match $channel {
+            Channel::Plain(Raw::Tcp($stream)) => $do,
+            Channel::Plain(Raw::Unix($stream)) => $do,
+            Channel::Server($stream) => $do,
+            Channel::Client($stream) => $do,
+        }
+    };
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let count = this.ahead.len().min(into.remaining());
+            into.put_slice(&this.ahead[..count]);
+            this.ahead.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        let before = into.filled().len();
+        ready!(with_channel!(&mut this.channel, stream => Pin::new(stream).poll_read(cx, into)))?;
+        let meter = &this.meter;
+        meter.read.set(meter.read.get() + (into.filled().len() - before) as u64);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Io {
+    fn note_written(&self, outcome: &Poll<io::Result<usize>>) {
+        let meter = &self.meter;
+        meter.blocked.set(outcome.is_pending());
+        if let Poll::Ready(Ok(count)) = outcome {
+            meter.written.set(meter.written.get() + *count as u64);
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = with_channel!(&mut this.channel, stream => Pin::new(stream).poll_write(cx, bytes));
+        this.note_written(&outcome);
+        outcome
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = with_channel!(&mut this.channel, stream => Pin::new(stream).poll_write_vectored(cx, bytes));
+        this.note_written(&outcome);
+        outcome
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        with_channel!(&self.channel, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let outcome = with_channel!(&mut this.channel, stream => Pin::new(stream).poll_flush(cx));
+        this.meter.blocked.set(outcome.is_pending());
+        outcome
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with_channel!(&mut self.get_mut().channel, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl AsyncRead for Raw {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for Raw {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // a socket holds nothing back
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

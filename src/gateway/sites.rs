@@ -1,0 +1,163 @@
+//! The routes of the file, ready for use: made once for each file, shared by all threads. What must outlive a file (counts,
+//! limits, breakers) is kept by name.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::HeaderName;
+
+use super::breaker::Breaker;
+use super::policy;
+use super::route::Table;
+use super::stats::RouteStats;
+use crate::config::http::{Action, Gateway, Route};
+use crate::id::PoolId;
+use crate::snapshot::Pool;
+use crate::stats::RouteCounts;
+
+/// What all threads share.
+#[derive(Default)]
+pub struct Registry {
+    state: Mutex<State>,
+    /// What policies keep.
+    pub policies: policy::Registry,
+}
+
+#[derive(Default)]
+struct State {
+    /// The file that `tables` was made of.
+    gateway: Option<Arc<Gateway>>,
+    tables: HashMap<String, Arc<SiteTable>>,
+    /// By listener and route; "" = outside of all routes.
+    stats: HashMap<(String, String), Arc<RouteStats>>,
+    breakers: HashMap<PoolId, Arc<Mutex<Breaker>>>,
+}
+
+/// The routes of one listener.
+pub struct SiteTable {
+    /// Finds one.
+    pub table: Table,
+    /// By the number that the table gives them.
+    pub routes: Vec<Arc<Prepared>>,
+    /// Counts requests that found none.
+    pub outside: Arc<RouteStats>,
+    /// By what headers backends are told who the client is.
+    pub identity: Vec<HeaderName>,
+}
+
+/// A route with what belongs to it.
+pub struct Prepared {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What the file says.
+    pub route: Arc<Route>,
+    /// What it asks of a client.
+    pub policies: policy::Prepared,
+    /// Its counts.
+    pub stats: Arc<RouteStats>,
+}
+
+/// A thread's own view, which takes no lock while the file is the same.
+#[derive(Default)]
+pub struct Sites {
+    gateway: Option<Arc<Gateway>>,
+    tables: HashMap<String, Arc<SiteTable>>,
+}
+
+impl Sites {
+    /// The routes of this listener.
+    pub fn table(
+        &mut self,
+        registry: &Registry,
+        threads: usize,
+        gateway: &Arc<Gateway>,
+        listener: &str,
+    ) -> Arc<SiteTable> {
+        if !self.gateway.as_ref().is_some_and(|mine| Arc::ptr_eq(mine, gateway)) {
+            self.tables.clear();
+            self.gateway = Some(gateway.clone());
+        }
+        if let Some(table) = self.tables.get(listener) {
+            return table.clone();
+        }
+        let table = registry.table(threads, gateway, listener);
+        self.tables.insert(listener.to_owned(), table.clone());
+        table
+    }
+}
+
+impl Registry {
+    fn table(&self, threads: usize, gateway: &Arc<Gateway>, listener: &str) -> Arc<SiteTable> {
+        let mut state = self.lock();
+        if !state.gateway.as_ref().is_some_and(|current| Arc::ptr_eq(current, gateway)) {
+            state.gateway = Some(gateway.clone());
+            state.tables.clear();
+            let routes = &gateway.routes;
+            state.stats.retain(|(_, name), _| name.is_empty() || routes.iter().any(|route| route.name == *name));
+        }
+        if let Some(table) = state.tables.get(listener) {
+            return table.clone();
+        }
+        let mut stats = |route: &str| {
+            let key = (listener.to_owned(), route.to_owned());
+            state.stats.entry(key).or_insert_with(|| Arc::new(RouteStats::new(threads))).clone()
+        };
+        let table = Table::build(gateway, listener);
+        let routes = table.routes().map(|route| {
+            Arc::new(Prepared {
+                name: route.name.as_str().into(),
+                policies: policy::Prepared::new(route, gateway, &self.policies),
+                stats: stats(&route.name),
+                route: route.clone(),
+            })
+        });
+        let routes = routes.collect();
+        let claims = gateway.jwt.iter().flat_map(|jwt| jwt.claims_to_headers.iter().map(|(_, header)| header.clone()));
+        let made = SiteTable { table, routes, outside: stats(""), identity: claims.collect() };
+        let made = Arc::new(made);
+        state.tables.insert(listener.to_owned(), made.clone());
+        made
+    }
+
+    /// The breaker of a pool that has one.
+    pub fn breaker(&self, pool: &Pool) -> Option<Arc<Mutex<Breaker>>> {
+        let rules = pool.config.http.breaker?;
+        let mut state = self.lock();
+        let known = state.breakers.entry(pool.id).or_insert_with(|| Arc::new(Mutex::new(Breaker::new(rules))));
+        if *known.lock().unwrap_or_else(PoisonError::into_inner).rules() != rules {
+            *known = Arc::new(Mutex::new(Breaker::new(rules)));
+        }
+        Some(known.clone())
+    }
+
+    /// What was counted so far.
+    pub fn counts(&self) -> Vec<RouteCounts> {
+        let state = self.lock();
+        let mut counts: Vec<_> =
+            state.stats.iter().map(|((listener, route), stats)| stats.counts(listener, route)).collect();
+        counts.sort_by(|a, b| (&a.listener, &a.route).cmp(&(&b.listener, &b.route)));
+        counts
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Prepared {
+    /// The pool for the next request of this route, by weight.
+    pub fn pool(&self, rng: &mut fastrand::Rng) -> Option<&str> {
+        let Action::Forward(pools) = &self.route.action else { return None };
+        if let [(pool, _)] = pools.as_slice() {
+            return Some(pool);
+        }
+        let all = pools.iter().map(|(_, weight)| u64::from(*weight)).sum::<u64>();
+        let mut at = rng.u64(0..all.max(1));
+        let chosen = pools.iter().find(|(_, weight)| {
+            let is_here = at < u64::from(*weight);
+            at = at.saturating_sub(u64::from(*weight));
+            is_here
+        });
+        chosen.or(pools.first()).map(|(pool, _)| pool.as_str())
+    }
+}

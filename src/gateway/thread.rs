@@ -1,0 +1,375 @@
+//! A thread of the gateway: what it owns, what control tells it, and the sockets it accepts from.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use slab::Slab;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, mpsc};
+
+use super::Shared;
+use super::backend::Idle;
+use super::client::{self, Leash};
+use super::io::Raw;
+use super::line::{Budgets, Lines};
+use super::sites::{SiteTable, Sites};
+use crate::access::{Event, EventKind};
+use crate::balance::Cursor;
+use crate::config::{Access, Bind};
+use crate::engine::{Command, Ending, Scope};
+use crate::id::{ListenerId, PoolId};
+use crate::limit::ClientKey;
+use crate::reason::CloseReason;
+use crate::snapshot::{Site, Snapshot, View};
+use crate::stats::{ListenerSlot, WorkerStats};
+
+/// How often idle connections to backends are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Connections taken from a socket that is about to be closed: as many as the longest backlog holds.
+const LAST_ACCEPTS_MAX: usize = 65_536;
+/// Pause after accept(2) found no descriptor or memory left.
+const FAILED_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a thread owns.
+pub struct Thread {
+    /// Its cell in all counts.
+    pub index: usize,
+    /// What all threads share.
+    pub shared: Shared,
+    view: RefCell<View>,
+    /// Routes and policies of the snapshot's file, ready for use.
+    sites: RefCell<Sites>,
+    /// Connections to backends that wait for a request.
+    pub idle: RefCell<Idle>,
+    pub cursors: RefCell<HashMap<PoolId, Cursor>>,
+    pub rng: RefCell<fastrand::Rng>,
+    /// Connections of clients.
+    leashes: RefCell<Slab<Rc<Leash>>>,
+    listening: RefCell<HashMap<(ListenerId, Bind), Rc<Notify>>>,
+    /// Requests that wait for a place in a pool.
+    pub lines: Lines,
+    /// What pools have for retries.
+    pub budgets: Budgets,
+    opened: Cell<u64>,
+    events: RefCell<Vec<Event>>,
+}
+
+/// Runs tasks on the thread they come from.
+#[derive(Clone, Copy)]
+pub struct Local;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+/// Runs a thread until it is told to stop.
+pub fn run(index: usize, shared: Shared, runtime: tokio::runtime::Runtime, commands: mpsc::UnboundedReceiver<Command>) {
+    if shared.pin
+        && let Err(error) = crate::sys::process::pin_thread(index - shared.first)
+    {
+        tracing::warn!(thread = index, %error, "the thread could not be pinned to its core");
+    }
+    let thread = Rc::new(Thread::new(index, shared));
+    tokio::task::LocalSet::new().block_on(&runtime, thread.serve(commands));
+}
+
+impl Thread {
+    fn new(index: usize, shared: Shared) -> Self {
+        Self {
+            index,
+            view: RefCell::new(shared.view.clone()),
+            sites: RefCell::default(),
+            idle: RefCell::default(),
+            cursors: RefCell::default(),
+            rng: RefCell::new(fastrand::Rng::new()),
+            leashes: RefCell::default(),
+            listening: RefCell::default(),
+            lines: Lines::default(),
+            budgets: Budgets::default(),
+            opened: Cell::new(0),
+            events: RefCell::default(),
+            shared,
+        }
+    }
+
+    async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        loop {
+            let sweep = async {
+                if self.idle.borrow().is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(SWEEP_INTERVAL).await;
+            };
+            tokio::select! {
+                command = commands.recv() => match command {
+                    None | Some(Command::Stop) => break,
+                    Some(command) => self.on_command(command),
+                },
+                () = sweep => {}
+            }
+            self.sweep();
+            self.stats().turns.record(Duration::ZERO);
+        }
+        self.unlisten_if(|_| true);
+        self.doom(Duration::ZERO, Duration::ZERO, CloseReason::Killed, |_| true);
+        // The tasks that were told to end do so before the thread does.
+        while !self.leashes.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        self.flush();
+    }
+
+    fn sweep(&self) {
+        let snapshot = self.snapshot();
+        let timeouts: HashMap<_, _> = snapshot
+            .pools()
+            .iter()
+            .flat_map(|pool| pool.backends().map(|id| (id, pool.config.http.speech.idle_timeout)))
+            .collect();
+        self.idle.borrow_mut().sweep(|backend| timeouts.get(&backend).copied(), self.now());
+    }
+
+    /// The snapshot of now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.view.borrow_mut().load().clone()
+    }
+
+    /// What the snapshot's file has for this listener.
+    pub fn table(&self, snapshot: &Snapshot, site: &Site) -> Arc<SiteTable> {
+        let threads = self.shared.threads.len() - self.shared.first;
+        self.sites.borrow_mut().table(&self.shared.registry, threads, &snapshot.gateway, &site.config.name)
+    }
+
+    /// Its own counts.
+    pub fn stats(&self) -> &WorkerStats {
+        &self.shared.threads[self.index]
+    }
+
+    /// The engine's clock.
+    #[allow(clippy::disallowed_methods)] // the cores are given its time
+    pub fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// A number that no other connection or request of the process has.
+    pub fn next_id(&self) -> u64 {
+        self.opened.set(self.opened.get() + 1);
+        self.opened.get() * self.shared.threads.len() as u64 + self.index as u64
+    }
+
+    fn on_command(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Wake | Command::Stop => {}
+            Command::Listen { listener, bind, socket } => self.listen(listener, bind, socket),
+            Command::Unlisten { listener, bind } => self.unlisten_if(|key| *key == (listener, bind.clone())),
+            Command::Drain { scope, deadline, spread } => {
+                if scope == Scope::All {
+                    self.unlisten_if(|_| true);
+                }
+                match scope {
+                    Scope::All => self.doom(deadline, spread, CloseReason::Drained, |_| true),
+                    Scope::Listener(id) => {
+                        self.doom(deadline, spread, CloseReason::Drained, |leash| leash.listener == id)
+                    }
+                    // A request lasts as long as it lasts; the next one goes elsewhere.
+                    Scope::Backend(_) => {}
+                }
+            }
+            Command::CloseBackend { .. } => {}
+        }
+    }
+
+    fn listen(self: &Rc<Self>, listener: ListenerId, bind: Bind, socket: OwnedFd) {
+        let door = match Door::new(&bind, socket) {
+            Ok(door) => door,
+            Err(error) => {
+                tracing::error!(%error, "a listening socket could not be watched; this thread does not accept from it");
+                return;
+            }
+        };
+        let stop = Rc::new(Notify::new());
+        self.listening.borrow_mut().insert((listener, bind), stop.clone());
+        tokio::task::spawn_local(self.clone().accept(listener, door, stop));
+    }
+
+    fn unlisten_if(&self, which: impl Fn(&(ListenerId, Bind)) -> bool) {
+        self.listening.borrow_mut().retain(|key, stop| {
+            let goes = which(key);
+            if goes {
+                stop.notify_one();
+            }
+            !goes
+        });
+    }
+
+    /// Accepts until told to stop, and then what waits already, so that closing the socket resets nobody.
+    async fn accept(self: Rc<Self>, listener: ListenerId, door: Door, stop: Rc<Notify>) {
+        let mut stopped = pin!(stop.notified());
+        loop {
+            let accepted = poll_fn(|cx| {
+                if stopped.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                door.poll_accept(cx).map(Some)
+            });
+            match accepted.await {
+                None => break,
+                Some(Ok((raw, peer))) => self.admit(listener, raw, peer),
+                Some(Err(error)) if crate::sys::socket::concerns_one_connection(&error) => {}
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "cannot accept: clients wait in the backlog (fd limit, memory?)");
+                    tokio::time::sleep(FAILED_PAUSE).await;
+                }
+            }
+        }
+        for _ in 0..LAST_ACCEPTS_MAX {
+            match door.poll_accept(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Ok((raw, peer))) => self.admit(listener, raw, peer),
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+    }
+
+    fn admit(self: &Rc<Self>, listener: ListenerId, raw: Raw, peer: Option<SocketAddr>) {
+        let snapshot = self.snapshot();
+        let Some(site) = snapshot.site(listener).cloned() else { return };
+        self.stats().accepts.add(1);
+        let cell = site.stats.cell(self.index);
+        cell.accepted.add(1);
+        let in_all: u32 = self.shared.threads.iter().map(|thread| thread.active.load(Relaxed)).sum();
+        let max = site.config.max_connections.map_or(u32::MAX, std::num::NonZero::get);
+        let slot = if in_all < snapshot.max_connections { ListenerSlot::take(&site.stats, max) } else { None };
+        let outcome = match (slot, peer) {
+            (None, _) => Err(CloseReason::MaxConnections),
+            (Some(_), Some(peer)) if !site.config.allows(peer.ip()) => Err(CloseReason::Denied),
+            (Some(slot), Some(peer)) => {
+                let limited = site.stats.clients.admit(ClientKey::from(peer.ip()), self.shared.since(self.now()));
+                limited.map(|()| slot).map_err(|_| CloseReason::Limited)
+            }
+            (Some(slot), None) => Ok(slot),
+        };
+        match outcome {
+            Ok(slot) => self.open(site, slot, raw, peer),
+            Err(reason) => self.refuse(&site, &raw, peer, reason),
+        }
+    }
+
+    fn open(self: &Rc<Self>, site: Arc<Site>, slot: ListenerSlot, raw: Raw, peer: Option<SocketAddr>) {
+        let leash = Rc::new(Leash::new(site.id));
+        let at = self.leashes.borrow_mut().insert(leash.clone());
+        self.stats().active.fetch_add(1, Relaxed);
+        let thread = self.clone();
+        tokio::task::spawn_local(async move {
+            let began = thread.now();
+            let reason = client::serve(&thread, site.clone(), leash, raw, peer).await;
+            let cell = site.stats.cell(thread.index);
+            cell.closed[reason.index()].add(1);
+            cell.durations.record(thread.now() - began);
+            if let Some(peer) = peer {
+                site.stats.clients.release(ClientKey::from(peer.ip()));
+            }
+            drop(slot);
+            thread.leashes.borrow_mut().remove(at);
+            thread.stats().active.fetch_sub(1, Relaxed);
+        });
+    }
+
+    fn refuse(self: &Rc<Self>, site: &Site, raw: &Raw, peer: Option<SocketAddr>, reason: CloseReason) {
+        site.stats.cell(self.index).closed[reason.index()].add(1);
+        raw.reset_on_close();
+        self.report(|thread| Event {
+            kind: EventKind::Close,
+            time_ms: 0,
+            id: thread.next_id(),
+            listener: site.stats.clone(),
+            pool: "".into(),
+            backend: None,
+            client: peer,
+            local: raw.local_address(),
+            connect: None,
+            duration: Duration::ZERO,
+            bytes_in: 0,
+            bytes_out: 0,
+            datagrams: None,
+            spliced_bytes: 0,
+            attempts: 0,
+            reason: Some(reason),
+            sni: None,
+            request: None,
+        });
+    }
+
+    /// Gives each of these connections a time to end by force, and tells them all to end when it suits them.
+    fn doom(&self, deadline: Duration, spread: Duration, reason: CloseReason, which: impl Fn(&Leash) -> bool) {
+        let leashes = self.leashes.borrow();
+        let doomed: Vec<&Rc<Leash>> = leashes.iter().map(|(_, leash)| leash).filter(|leash| which(leash)).collect();
+        let ending = Ending { reason, deadline, spread };
+        let now = self.now();
+        let times = ending.times(Duration::ZERO, doomed.len(), &mut self.rng.borrow_mut());
+        for (leash, after) in doomed.into_iter().zip(times) {
+            leash.doom(now + after, reason);
+        }
+    }
+
+    /// Puts an event on its way into the access log, unless there is none.
+    pub fn report(self: &Rc<Self>, event: impl FnOnce(&Self) -> Event) {
+        if self.shared.access == Access::Off {
+            return;
+        }
+        let mut event = event(self);
+        event.time_ms = wall_clock_ms();
+        let mut events = self.events.borrow_mut();
+        events.push(event);
+        if events.len() == 1 {
+            // Those of this turn go together.
+            let thread = self.clone();
+            tokio::task::spawn_local(async move { thread.flush() });
+        }
+    }
+
+    fn flush(&self) {
+        let mut events = self.events.borrow_mut();
+        if !events.is_empty() {
+            self.shared.journal.push(&mut events);
+        }
+    }
+}
+
+/// A listening socket.
+enum Door {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Door {
+    fn new(bind: &Bind, socket: OwnedFd) -> io::Result<Self> {
+        match bind {
+            Bind::Ip(_) => TcpListener::from_std(socket.into()).map(Self::Tcp),
+            Bind::Unix(_) => UnixListener::from_std(socket.into()).map(Self::Unix),
+        }
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Raw, Option<SocketAddr>)>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| (Raw::Tcp(stream), Some(peer))),
+            Self::Unix(socket) => socket.poll_accept(cx).map_ok(|(stream, _)| (Raw::Unix(stream), None)),
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // the time of day for the log
+fn wall_clock_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
