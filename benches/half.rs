@@ -34,23 +34,23 @@ impl Memory {
 impl Stream for Memory {
     type Pipe = NoPipe;
 
-    fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
+    fn recv(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.take(into.len())
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(black_box(bytes).len())
     }
 
-    fn fill(&self, _: &NoPipe, max: usize) -> io::Result<usize> {
+    fn fill(&mut self, _: &NoPipe, max: usize) -> io::Result<usize> {
         self.take(max)
     }
 
-    fn drain(&self, _: &NoPipe, max: usize) -> io::Result<usize> {
+    fn drain(&mut self, _: &NoPipe, max: usize) -> io::Result<usize> {
         Ok(max)
     }
 
-    fn shutdown_write(&self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -60,7 +60,7 @@ fn pump(criterion: &mut Criterion) {
     for (name, bytes, pipes) in
         [("64 bytes", 64, 8), ("1 MiB spliced", 1 << 20, 8), ("1 MiB copied", 1 << 20, 0), ("nothing to do", 0, 8)]
     {
-        let (source, sink) = (Memory(Cell::new(0)), Memory(Cell::new(0)));
+        let (mut source, mut sink) = (Memory(Cell::new(0)), Memory(Cell::new(0)));
         let mut room = Room::new(pipes);
         let mut half: Half<NoPipe> = Half::default();
         half.sink_event();
@@ -69,7 +69,7 @@ fn pump(criterion: &mut Criterion) {
                 source.0.set(bytes);
                 half.source_event(false);
                 while source.0.get() > 0 {
-                    black_box(half.pump(&source, &sink, &mut room, false));
+                    black_box(half.pump(&mut source, &mut sink, &mut room, false));
                 }
             });
         });

@@ -45,6 +45,10 @@ pub enum CloseReason {
     BadClientHello,
     /// The client of a listener with `sni` has not sent the whole of its TLS hello in time.
     ClientHelloTimeout,
+    /// The handshake with a client of a listener with `tls` failed.
+    TlsHandshakeFailed,
+    /// The handshake with a client of a listener with `tls` was not done within `handshake_timeout`.
+    TlsHandshakeTimeout,
     /// The listener or the process went away and the drain was over.
     Drained,
     /// The backend went down and `on_down` says close.
@@ -67,7 +71,7 @@ impl CloseReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::ClientClosed,
         Self::BackendClosed,
         Self::ClientReset,
@@ -87,6 +91,8 @@ impl CloseReason {
         Self::BadProxyHeader,
         Self::BadClientHello,
         Self::ClientHelloTimeout,
+        Self::TlsHandshakeFailed,
+        Self::TlsHandshakeTimeout,
         Self::Drained,
         Self::BackendDown,
         Self::Killed,
@@ -133,6 +139,8 @@ impl CloseReason {
             Self::BadProxyHeader => ("bad_proxy_header", "PR"),
             Self::BadClientHello => ("bad_client_hello", "PR"),
             Self::ClientHelloTimeout => ("client_hello_timeout", "cR"),
+            Self::TlsHandshakeFailed => ("tls_handshake_failed", "PR"),
+            Self::TlsHandshakeTimeout => ("tls_handshake_timeout", "cR"),
             Self::Drained => ("drained", "KD"),
             Self::BackendDown => ("backend_down", "DD"),
             Self::Killed => ("killed", "KD"),
@@ -174,6 +182,8 @@ impl CloseReason {
                 | Self::BadProxyHeader
                 | Self::BadClientHello
                 | Self::ClientHelloTimeout
+                | Self::TlsHandshakeFailed
+                | Self::TlsHandshakeTimeout
         )
     }
 }
@@ -269,6 +279,8 @@ pub enum ConnectFailure {
     Timeout,
     /// No route to the host or network.
     Unreachable,
+    /// The handshake of TLS failed: it is not who it should be, or speaks no TLS.
+    Tls,
     /// We have no local port left; not the backend's fault.
     NoPort,
     /// We have no file descriptor or memory left; not the backend's fault.
@@ -279,8 +291,8 @@ pub enum ConnectFailure {
 
 impl ConnectFailure {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 6] =
-        [Self::Refused, Self::Timeout, Self::Unreachable, Self::NoPort, Self::NoResource, Self::Other];
+    pub const ALL: [Self; 7] =
+        [Self::Refused, Self::Timeout, Self::Unreachable, Self::Tls, Self::NoPort, Self::NoResource, Self::Other];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
 
@@ -305,6 +317,7 @@ impl ConnectFailure {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
+            Self::Tls => "tls",
             Self::NoPort => "no_port",
             Self::NoResource => "no_resource",
             Self::Other => "other",

@@ -124,7 +124,7 @@ impl Scripted {
 impl Stream for Scripted {
     type Pipe = ScriptedPipe;
 
-    fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
+    fn recv(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let mut at = 0;
         self.read(into.len(), |byte| {
             into[at] = byte;
@@ -132,11 +132,11 @@ impl Stream for Scripted {
         })
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write(bytes.iter().copied())
     }
 
-    fn fill(&self, pipe: &ScriptedPipe, max: usize) -> io::Result<usize> {
+    fn fill(&mut self, pipe: &ScriptedPipe, max: usize) -> io::Result<usize> {
         if !self.0.borrow().spliceable {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -147,7 +147,7 @@ impl Stream for Scripted {
         self.read(max, |byte| inside.push_back(byte))
     }
 
-    fn drain(&self, pipe: &ScriptedPipe, max: usize) -> io::Result<usize> {
+    fn drain(&mut self, pipe: &ScriptedPipe, max: usize) -> io::Result<usize> {
         let mut inside = pipe.0.borrow_mut();
         assert_eq!(inside.len(), max, "the core knows what is inside");
         let offered = if self.1.borrow_mut().bool() { max } else { self.1.borrow_mut().usize(1..=max) };
@@ -156,7 +156,7 @@ impl Stream for Scripted {
         Ok(n)
     }
 
-    fn shutdown_write(&self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         let mut peer = self.0.borrow_mut();
         assert!(!std::mem::replace(&mut peer.got_fin, true), "FIN is sent once");
         if peer.is_reset { Err(io::Error::from_raw_os_error(libc::ENOTCONN)) } else { Ok(()) }
@@ -229,7 +229,7 @@ fn run(seed: u64) -> CloseReason {
     PIPE_KIND.set(rng.u64(..8));
     let (may_reset, spurious) = (rng.bool(), rng.bool());
     let peers = [peer(&mut rng), peer(&mut rng)];
-    let [client, backend] = peers.clone().map(|peer| Scripted(peer, RefCell::new(rng.fork())));
+    let [mut client, mut backend] = peers.clone().map(|peer| Scripted(peer, RefCell::new(rng.fork())));
     let mut room: Room<ScriptedPipe> = Room::new(rng.usize(..4));
     let mut relay: Relay<ScriptedPipe> = Relay::default();
     let preload = if rng.u8(..4) == 0 { vec![7; rng.usize(1..40_000)] } else { Vec::new() };
@@ -253,7 +253,7 @@ fn run(seed: u64) -> CloseReason {
         if !again {
             continue;
         }
-        let progress = relay.pump(&client, &backend, &mut room);
+        let progress = relay.pump(&mut client, &mut backend, &mut room);
         let held = usize::from(relay.to_backend.holds_bytes()) + usize::from(relay.to_client.holds_bytes());
         assert!(room.pipes.counts().0 <= held, "a pipe is borrowed only while bytes are inside");
         match progress {

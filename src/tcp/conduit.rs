@@ -14,31 +14,36 @@ pub trait Stream {
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing, any other when the connection is broken.
-    fn recv(&self, into: &mut [u8]) -> io::Result<usize>;
+    fn recv(&mut self, into: &mut [u8]) -> io::Result<usize>;
 
     /// Writes as much as it takes.
     ///
     /// # Errors
     /// `WouldBlock` when it takes nothing now, any other when the connection is broken.
-    fn send(&self, bytes: &[u8]) -> io::Result<usize>;
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
 
     /// Moves at most `max` bytes into the empty pipe; 0 = FIN.
     ///
     /// # Errors
     /// As [`Self::recv`]; `InvalidInput` and `Unsupported` when it cannot be spliced.
-    fn fill(&self, pipe: &Self::Pipe, max: usize) -> io::Result<usize>;
+    fn fill(&mut self, pipe: &Self::Pipe, max: usize) -> io::Result<usize>;
 
     /// Moves at most `max` bytes out of the pipe.
     ///
     /// # Errors
     /// As [`Self::send`].
-    fn drain(&self, pipe: &Self::Pipe, max: usize) -> io::Result<usize>;
+    fn drain(&mut self, pipe: &Self::Pipe, max: usize) -> io::Result<usize>;
 
     /// Passes FIN on.
     ///
     /// # Errors
     /// When the connection is gone already.
-    fn shutdown_write(&self) -> io::Result<()>;
+    fn shutdown_write(&mut self) -> io::Result<()>;
+
+    /// Whether it is a socket and nothing around it: then it can be spliced, and its close passes FIN on.
+    fn is_bare(&self) -> bool {
+        true
+    }
 }
 
 /// A pipe that can be made.
@@ -53,23 +58,23 @@ pub trait Conduit: Sized {
 impl Stream for Socket {
     type Pipe = Pipe;
 
-    fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
+    fn recv(&mut self, into: &mut [u8]) -> io::Result<usize> {
         Self::recv(self, into)
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Self::send(self, bytes)
     }
 
-    fn fill(&self, pipe: &Pipe, max: usize) -> io::Result<usize> {
+    fn fill(&mut self, pipe: &Pipe, max: usize) -> io::Result<usize> {
         pipe.fill(self, max)
     }
 
-    fn drain(&self, pipe: &Pipe, max: usize) -> io::Result<usize> {
+    fn drain(&mut self, pipe: &Pipe, max: usize) -> io::Result<usize> {
         pipe.drain(self, max)
     }
 
-    fn shutdown_write(&self) -> io::Result<()> {
+    fn shutdown_write(&mut self) -> io::Result<()> {
         Self::shutdown_write(self)
     }
 }

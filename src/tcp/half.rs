@@ -194,7 +194,13 @@ enum Step {
 impl<P: Conduit> Half<P> {
     /// Moves bytes until one of the two ends blocks, ends or fails, or the budget is spent. When this is the `last`
     /// direction, its FIN is left to the close of the sink that follows: one system call less.
-    pub fn pump<S: Stream<Pipe = P>>(&mut self, source: &S, sink: &S, room: &mut Room<P>, last: bool) -> Pumped {
+    pub fn pump<S: Stream<Pipe = P>>(
+        &mut self,
+        source: &mut S,
+        sink: &mut S,
+        room: &mut Room<P>,
+        last: bool,
+    ) -> Pumped {
         if self.over {
             return Pumped::Blocked;
         }
@@ -229,12 +235,12 @@ impl<P: Conduit> Half<P> {
         self.over = true;
     }
 
-    fn finish<S: Stream<Pipe = P>>(&mut self, sink: &S, last: bool) -> Step {
+    fn finish<S: Stream<Pipe = P>>(&mut self, sink: &mut S, last: bool) -> Step {
         self.over = true;
         if let Some(fault) = self.source_broken {
             return Step::Out(Pumped::SourceFailed(fault));
         }
-        if !last {
+        if !last || !sink.is_bare() {
             // A sink that is gone already says so to the other direction, which reads from it.
             let _ = sink.shutdown_write();
         }
@@ -242,7 +248,7 @@ impl<P: Conduit> Half<P> {
     }
 
     /// One read into the scratch buffer and one write out of it; what is not taken becomes the residue.
-    fn copy<S: Stream<Pipe = P>>(&mut self, source: &S, sink: &S, room: &mut Room<P>) -> Step {
+    fn copy<S: Stream<Pipe = P>>(&mut self, source: &mut S, sink: &mut S, room: &mut Room<P>) -> Step {
         let got = match source.recv(&mut room.scratch) {
             Ok(got) => got,
             Err(error) => return self.source_error(&error),
@@ -263,7 +269,7 @@ impl<P: Conduit> Half<P> {
             self.streak = 0;
         } else if got == room.scratch.len() {
             self.streak += 1;
-            if self.streak >= STREAM_AFTER_READS && room.pipes.enabled() {
+            if self.streak >= STREAM_AFTER_READS && room.pipes.enabled() && source.is_bare() && sink.is_bare() {
                 self.set_streaming(true);
             }
             self.streak = self.streak.min(STREAM_AFTER_READS);
@@ -285,7 +291,7 @@ impl<P: Conduit> Half<P> {
     }
 
     /// Fills an empty pipe; the next step drains it.
-    fn splice<S: Stream<Pipe = P>>(&mut self, source: &S, room: &mut Room<P>) -> Step {
+    fn splice<S: Stream<Pipe = P>>(&mut self, source: &mut S, room: &mut Room<P>) -> Step {
         let Some(pipe) = room.pipes.borrow() else {
             self.set_streaming(false);
             return Step::Moved(0);
@@ -318,7 +324,7 @@ impl<P: Conduit> Half<P> {
     }
 
     /// Offers the residue to the sink.
-    fn drain<S: Stream<Pipe = P>>(&mut self, source: &S, sink: &S, room: &mut Room<P>) -> Step {
+    fn drain<S: Stream<Pipe = P>>(&mut self, source: &mut S, sink: &mut S, room: &mut Room<P>) -> Step {
         if !self.sink_ready {
             return Step::Out(Pumped::Blocked);
         }
@@ -347,7 +353,7 @@ impl<P: Conduit> Half<P> {
     }
 
     /// Lets the first bytes of the source leave in the same write as a preloaded header, as far as one read has room.
-    fn top_up<S: Stream<Pipe = P>>(&mut self, source: &S, room: &mut Room<P>) {
+    fn top_up<S: Stream<Pipe = P>>(&mut self, source: &mut S, room: &mut Room<P>) {
         if !self.source_ready || self.eof {
             return;
         }

@@ -15,6 +15,8 @@
 //! A half ends by passing its source's FIN on, or with a fault of its source or of its sink. The relay turns the two
 //! ends into one [`relay::End`]: which reason, and which sides see a reset.
 //!
+//! Where TLS is ended or begun here, [`tls`] stands between the relay and its sockets: the relay sees what is inside.
+//!
 //! [`proxy_header`] reads and writes the PROXY protocol, [`hello`] finds the name in a TLS ClientHello.
 
 pub mod conduit;
@@ -22,3 +24,4 @@ pub mod half;
 pub mod hello;
 pub mod proxy_header;
 pub mod relay;
+pub mod tls;

@@ -31,7 +31,7 @@ impl End {
         Self { reason, reset: true }
     }
 
-    fn fault(side: Side, fault: Fault) -> Self {
+    pub(super) fn fault(side: Side, fault: Fault) -> Self {
         Self::reset(match (fault, side) {
             (Fault::Reset, Side::Client) => CloseReason::ClientReset,
             (Fault::Reset, Side::Backend) => CloseReason::BackendReset,
@@ -119,7 +119,7 @@ impl<P> Relay<P> {
 
 impl<P: Conduit> Relay<P> {
     /// Moves what can be moved, both ways.
-    pub fn pump<S: Stream<Pipe = P>>(&mut self, client: &S, backend: &S, room: &mut Room<P>) -> Progress {
+    pub fn pump<S: Stream<Pipe = P>>(&mut self, client: &mut S, backend: &mut S, room: &mut Room<P>) -> Progress {
         let up = self.to_backend.pump(client, backend, room, self.to_client.is_over());
         if let Some(end) = self.settle(Side::Client, up, room) {
             return Progress::Ended(end);

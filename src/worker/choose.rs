@@ -105,6 +105,10 @@ impl Worker {
             backend.stats.cell(self.index).retries.add(1);
         }
         connection.place = Some(place);
+        if let (Some(tls), Some(setup)) = (&pool.tls, &mut connection.setup) {
+            let name = tls.name_of(&backend.config.address).ok_or(ConnectFailure::Tls)?;
+            setup.proves = Some((tls.plain.clone(), name));
+        }
         let socket = match &backend.endpoint {
             Endpoint::Ip(address) => Socket::connect_ip(*address, pool.config.source),
             Endpoint::Unix(path) => Socket::connect_unix(path),
@@ -136,12 +140,16 @@ impl Worker {
     fn note_failure(&mut self, key: Key, failure: ConnectFailure) {
         let connection = &mut self.connections[key.slot as usize];
         connection.backend = None;
+        if let Some(tls) = &mut connection.tls {
+            tls.backend = None;
+        }
         let Some(place) = connection.place.take() else { return };
         let backend = place.stats().clone();
         drop(place);
         if let Some(setup) = &mut connection.setup {
             setup.tried.push(backend.id);
             setup.last_failure = Some(failure);
+            setup.proves = None;
         }
         backend.cell(self.index).connect_failures[failure.index()].add(1);
         if failure.blames_backend() {

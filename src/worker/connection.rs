@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
+
 use super::token::Key;
 use crate::id::BackendId;
 use crate::reason::{CloseReason, ConnectFailure};
@@ -12,6 +14,7 @@ use crate::stats::{BackendSlot, ListenerSlot};
 use crate::sys::pipe::Pipe;
 use crate::sys::socket::Socket;
 use crate::tcp::relay::Relay;
+use crate::tcp::tls::Sessions;
 use crate::timer::{TICK_MS, Tick};
 
 /// Later than any time.
@@ -27,6 +30,8 @@ pub struct Connection {
     pub slot: ListenerSlot,
     /// The place reserved on the backend.
     pub place: Option<BackendSlot>,
+    /// Where TLS is spoken with the client or with the backend.
+    pub tls: Option<Box<Sessions>>,
     /// Until the relay has begun.
     pub setup: Option<Box<Setup>>,
     pub relay: Relay<Pipe>,
@@ -84,6 +89,8 @@ pub struct Setup {
     /// What the client sent before the relay began: a PROXY header in parts, then what came behind it. Read only as far
     /// as a header or a hello is awaited, and both have a limit.
     pub received: Vec<u8>,
+    /// How TLS is to be spoken with the backend under way, and whom it must prove to be.
+    pub proves: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
 }
 
 /// What a connection that is being set up waits for.
@@ -93,10 +100,14 @@ pub enum Step {
     Header,
     /// The client's TLS hello, which is not worth looking at before so many bytes have been received.
     Hello(usize),
+    /// The client's part in the handshake of TLS.
+    Handshake,
     /// A backend under its limit.
     Queue,
     /// The backend's answer; connecting since then.
     Connect(Duration),
+    /// The backend's part in the handshake of TLS; connecting since then.
+    Secure(Duration),
     /// A moment, because every backend was tried and more attempts are left.
     Pause,
 }

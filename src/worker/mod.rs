@@ -7,6 +7,7 @@ mod commands;
 mod connection;
 mod mailbox;
 mod open;
+mod secure;
 mod tcp;
 mod token;
 mod turn;

@@ -1,5 +1,5 @@
 //! From a fresh client to a relay: its PROXY header, its limits, its TLS hello where names choose the pool, and the
-//! beginning once a backend answers.
+//! beginning once a backend answers. What TLS needs in between stands in `secure`.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -51,6 +51,7 @@ impl Worker {
             tried: Vec::new(),
             last_failure: None,
             received: Vec::new(),
+            proves: None,
         };
         let connection = Connection {
             key,
@@ -60,6 +61,7 @@ impl Worker {
             backend: None,
             slot: fresh.slot,
             place: None,
+            tls: None,
             setup: Some(Box::new(setup)),
             relay: Relay::default(),
             peer: fresh.peer,
@@ -105,6 +107,9 @@ impl Worker {
         match (side, setup.step) {
             (Side::Client, Step::Header) => self.read_header(key),
             (Side::Client, Step::Hello(_)) => self.read_hello(key),
+            (Side::Client, Step::Handshake) | (Side::Backend, Step::Secure(_)) => {
+                self.on_handshake_event(key, side, ready);
+            }
             (Side::Client, _) if ready.error => self.close(key, End::reset(CloseReason::ClientReset)),
             (Side::Backend, Step::Connect(since)) => {
                 let hung = ready.error || !ready.writable;
@@ -114,6 +119,7 @@ impl Worker {
                 };
                 match error {
                     Some(error) => self.attempt_failed(key, ConnectFailure::of(&error)),
+                    None if ready.writable && setup.proves.is_some() => self.secure(key, since),
                     None if ready.writable => self.connected(key, since),
                     None => {}
                 }
@@ -129,7 +135,8 @@ impl Worker {
             Step::Header => self.close(key, End::reset(CloseReason::BadProxyHeader)),
             Step::Hello(_) => self.close(key, End::reset(CloseReason::ClientHelloTimeout)),
             Step::Queue => self.close(key, End::reset(CloseReason::QueueTimeout)),
-            Step::Connect(_) => self.attempt_failed(key, ConnectFailure::Timeout),
+            Step::Handshake => self.close(key, End::reset(CloseReason::TlsHandshakeTimeout)),
+            Step::Connect(_) | Step::Secure(_) => self.attempt_failed(key, ConnectFailure::Timeout),
             Step::Pause => self.choose(key),
         }
     }
@@ -191,7 +198,12 @@ impl Worker {
             }
         }
         let Some(setup) = &connection.setup else { return };
-        if setup.listener.config.sni.is_empty() {
+        let config = &setup.listener.config;
+        if let Some((tls, config)) = setup.listener.tls.clone().zip(config.tls.as_ref()) {
+            let time = config.handshake_timeout;
+            return self.await_handshake(key, tls, time);
+        }
+        if config.sni.is_empty() {
             return self.admit_to_pool(key);
         }
         self.wait(key, Step::Hello(0), HELLO_TIMEOUT);
@@ -228,7 +240,7 @@ impl Worker {
     }
 
     /// The pool is known: the choice of a backend, or the end of the queue.
-    fn admit_to_pool(&mut self, key: Key) {
+    pub fn admit_to_pool(&mut self, key: Key) {
         let Some(pool) = self.route(key) else { return };
         if !pool.stats.queue.is_empty() {
             // Somebody waits already: nobody overtakes.
@@ -238,7 +250,7 @@ impl Worker {
     }
 
     /// The backend answers: the relay begins.
-    fn connected(&mut self, key: Key, since: Duration) {
+    pub fn connected(&mut self, key: Key, since: Duration) {
         let connection = &mut self.connections[key.slot as usize];
         let (Some(setup), Some(backend), Some(place)) =
             (connection.setup.take(), &connection.backend, &connection.place)
@@ -252,13 +264,18 @@ impl Worker {
         cell.established.add(1);
         cell.connects.record(took);
         connection.connect_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let greeting = greeting(&setup.pool, connection);
+        let is_secured = connection.tls.as_ref().is_some_and(|tls| tls.backend.is_some());
+        // Before a handshake it has left already.
+        let greeting = if is_secured { Vec::new() } else { greeting(&setup.pool, connection) };
         if !greeting.is_empty() {
             // A header that leaves before the client has spoken must not hold the client's first bytes back.
             backend.set_nodelay();
             connection.nodelay = true;
         }
         connection.relay.to_backend.preload(&greeting, &setup.received);
+        if let Some(tls) = &connection.tls {
+            tls.begin(&mut connection.relay);
+        }
         connection.active_at = Tick::at(self.now);
         connection.relay.event(Side::Backend, Readiness { writable: true, ..Readiness::default() });
         if self.options.access == Access::All {
@@ -270,7 +287,7 @@ impl Worker {
 }
 
 /// The PROXY header that the pool's backends expect.
-fn greeting(pool: &Pool, connection: &Connection) -> Vec<u8> {
+pub fn greeting(pool: &Pool, connection: &Connection) -> Vec<u8> {
     let mut out = Vec::new();
     let addresses = || connection.client_address().zip(connection.local_address());
     match pool.config.send_proxy {

@@ -28,7 +28,7 @@ impl Worker {
         self.connections.get(key.slot as usize).filter(|connection| connection.key == key)
     }
 
-    fn find_mut(&mut self, key: Key) -> Option<&mut Connection> {
+    pub fn find_mut(&mut self, key: Key) -> Option<&mut Connection> {
         self.connections.get_mut(key.slot as usize).filter(|connection| connection.key == key)
     }
 
@@ -48,7 +48,8 @@ impl Worker {
                 return self.close(key, end);
             }
         }
-        if connection.relay.is_streaming() {
+        // What has to be encrypted costs more than what passes through, however little it is.
+        if connection.relay.is_streaming() || connection.tls.is_some() {
             return self.pump_later(key);
         }
         self.small_events += 1;
@@ -84,13 +85,16 @@ impl Worker {
     pub fn pump(&mut self, key: Key) {
         let now = self.tick();
         let connection = &mut self.connections[key.slot as usize];
-        let Some(backend) = &connection.backend else { return };
+        let Some(backend) = &mut connection.backend else { return };
         let relay = &mut connection.relay;
         // Nagle's algorithm holds nothing back before the second write to the backend, and many connections have but one.
         let writes_again = relay.to_backend.bytes > 0 && relay.to_backend.expects_bytes();
         let before =
             (relay.to_backend.bytes, relay.to_client.bytes, relay.to_backend.spliced + relay.to_client.spliced);
-        let progress = relay.pump(&connection.client, backend, &mut self.room);
+        let progress = match &mut connection.tls {
+            None => relay.pump(&mut connection.client, backend, &mut self.room),
+            Some(tls) => tls.pump(relay, &mut connection.client, backend, &mut self.room),
+        };
         // Turned on after the writes it sends what is being held back.
         if !connection.nodelay && (writes_again || relay.to_backend.bytes >= SCRATCH_BYTES as u64) {
             connection.nodelay = true;

@@ -1,6 +1,6 @@
 //! The one loop of a worker thread.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -53,6 +53,10 @@ pub struct Worker {
     pub room: Room<Pipe>,
     /// Streams that are ready, and connections that have more to do without an event.
     pub run_queue: Vec<Key>,
+    /// Connections with a step of a TLS handshake to make.
+    pub handshakes: VecDeque<Key>,
+    /// When the log may next be warned of a backend's handshake.
+    pub warn_of_tls_at: Tick,
     /// Events of this turn that were for others than streams.
     pub small_events: u32,
     pub cursors: HashMap<PoolId, Cursor>,
@@ -99,6 +103,8 @@ impl Worker {
             udp: Udp::default(),
             wheel: Wheel::new(Tick(0)),
             run_queue: Vec::new(),
+            handshakes: VecDeque::new(),
+            warn_of_tls_at: Tick(0),
             small_events: 0,
             cursors: HashMap::new(),
             rng: fastrand::Rng::new(),
@@ -146,6 +152,7 @@ impl Worker {
             self.flush_replies();
             self.accept_all();
             self.pump_run_queue();
+            self.shake_hands();
             self.wheel.expire(self.tick(), &mut fired);
             for slot in fired.drain(..) {
                 self.on_timer(slot);
@@ -192,7 +199,11 @@ impl Worker {
     fn patience(&self) -> Option<Duration> {
         let udp = &self.udp;
         let queues = [&self.acceptable, &udp.readable];
-        if !self.run_queue.is_empty() || !udp.unread.is_empty() || queues.iter().any(|queue| !queue.is_empty()) {
+        if !self.run_queue.is_empty()
+            || !self.handshakes.is_empty()
+            || !udp.unread.is_empty()
+            || queues.iter().any(|queue| !queue.is_empty())
+        {
             return Some(Duration::ZERO);
         }
         let next =
