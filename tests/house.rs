@@ -31,14 +31,17 @@ const FOREIGN_WORDS_ALLOWED: &[(&str, &str, &str)] = &[
     ("src/control/log.rs", "target", "the name that tracing-subscriber has for the source of an event"),
 ];
 
-/// Files that may name serde: they make JSON of the types in `src/api.rs`, or read them from it.
-const SERDE: [&str; 6] = [
+/// Files that may name serde: they make JSON of the types in `src/api.rs`, or read them from it. Keys and tokens are JSON
+/// of others.
+const SERDE: [&str; 8] = [
     "src/api.rs",
     "src/control/http.rs",
     "src/control/admin.rs",
     "src/control/log.rs",
     "src/cli/client.rs",
     "src/cli/status.rs",
+    "src/config/http/keys.rs",
+    "src/gateway/policy/jwt.rs",
 ];
 
 /// The first layer that may ask the clock and do I/O.

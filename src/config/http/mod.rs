@@ -252,8 +252,8 @@ pub struct Jwt {
     pub issuer: Option<String>,
     /// `aud` must hold one of these; empty = it is not looked at.
     pub audience: Vec<String>,
-    /// The only ones that count; at least one. Either all are HMAC, with a secret, or none is.
-    pub algorithms: Vec<jsonwebtoken::Algorithm>,
+    /// The only ones that count; at least one, and either all want a secret or none does.
+    pub algorithms: Vec<keys::Algorithm>,
     /// Whose signatures count.
     pub keys: KeySource,
     /// By how much clocks may differ.
