@@ -1,16 +1,19 @@
-//! Limits by client: connections at once and new ones per time, in a table of bounded size, on an injected `now`.
+//! Limits by client: connections at once and new ones per time, in a table of bounded size, on an injected `now`; and
+//! requests per time, by whatever key tells one client of HTTP from another.
 //!
 //! One limiter serves all worker threads. Rates are kept by GCRA, the virtual scheduling form of the leaky bucket
 //! (ITU-T I.371, annex A): per client nothing but the time at which its bucket will be full again.
 //!
 //! **A full table.** An entry is given up only when that changes nothing: the client has no connection and its bucket
-//! is full again. So nobody gets rid of a count by making others appear. When every entry matters, a client without
-//! one is admitted and not counted: an address that fills the table (an IPv6 /48 has 65536 client networks) must not
-//! lock out everybody else, and the limits of the process and of the listener still hold. A client admitted like that
-//! may exceed its limit, by no more than the connections it opened meanwhile, until they end.
+//! is full again. So nobody gets rid of a count by making others appear. When every entry matters, a connection of a
+//! client without one is admitted and not counted: an address that fills the table (an IPv6 /48 has 65536 client
+//! networks) must not lock out everybody else, and the limits of the process and of the listener still hold. A client
+//! admitted like that may exceed its limit, by no more than the connections it opened meanwhile, until they end. Requests
+//! of clients without an entry share one bucket for each part of the table: keys may be made up (a header), and who
+//! sprays them must not be rid of the limit.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,6 +32,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A longer period (73 years) of a rate counts as this, which keeps sums of times in range.
 const PER_MAX_NANOSECONDS: u64 = 1 << 61;
+/// A whole allowance that takes longer to refill counts as this.
+const WINDOW_MAX_NANOSECONDS: u64 = 1 << 62;
 
 /// A client as limits see it: an IPv4 address, or the /64 of an IPv6 one, which is what one subscriber gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,9 +60,28 @@ impl From<IpAddr> for ClientKey {
 pub struct Limits {
     /// Connections at once.
     pub connections: Option<u32>,
-    /// So many new ones in so much time: that many may come at once, and the allowance refills continuously. Kept in
-    /// nanoseconds per connection, rounded up.
-    pub rate: Option<(u32, Duration)>,
+    /// How fast new ones may come.
+    pub rate: Option<Rate>,
+}
+
+/// So many in so much time. The allowance refills continuously; it is kept in nanoseconds for each, rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// In how long.
+    pub per: Duration,
+    /// How many may come at once: a whole allowance.
+    pub burst: u32,
+}
+
+/// What is left to who was let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// So many more at once.
+    pub left: u32,
+    /// It is whole again in this time.
+    pub whole_in: Duration,
 }
 
 /// Which limit a client has reached.
@@ -71,15 +95,17 @@ pub enum Refused {
 
 /// The counts of all clients. It counts whether or not there is a limit, so a limit that a reload brings holds at once
 /// for what is open.
-pub struct Limiter {
-    shards: [CachePadded<Mutex<Shard>>; SHARDS],
+pub struct Limiter<K = ClientKey> {
+    shards: [CachePadded<Mutex<Shard<K>>>; SHARDS],
     /// Seeded at random: clients cannot choose their shard.
     hasher: RandomState,
 }
 
-struct Shard {
+struct Shard<K> {
     limits: Limits,
-    clients: HashMap<ClientKey, Client>,
+    clients: HashMap<K, Client>,
+    /// Of the requests of all who find no place.
+    others: Client,
     clients_max: usize,
     /// Not searched again before this.
     sweep_at: u64,
@@ -96,28 +122,39 @@ struct Client {
 /// A rate as GCRA wants it, in nanoseconds.
 #[derive(Clone, Copy)]
 struct Pace {
-    /// Between connections.
+    /// Between two.
     interval: u64,
     /// How far `full_at` may lie ahead: a whole allowance.
     window: u64,
 }
 
-impl Limiter {
+impl<K: Copy + Eq + Hash> Limiter<K> {
     /// A limiter that counts up to `clients_max` clients, rounded up to a multiple of 16.
     pub fn new(limits: Limits, clients_max: usize) -> Self {
         let clients_max = clients_max.div_ceil(SHARDS).max(1);
-        let shard = |_| Mutex::new(Shard { limits, clients: HashMap::new(), clients_max, sweep_at: 0 }).into();
+        let shard = |_| {
+            let (clients, others) = (HashMap::new(), Client::default());
+            Mutex::new(Shard { limits, clients, others, clients_max, sweep_at: 0 }).into()
+        };
         Self { shards: std::array::from_fn(shard), hasher: RandomState::new() }
     }
 
     /// Asks for one connection at `now` (since any fixed start) and counts it as open when it is admitted; then
     /// [`Limiter::release`] has to follow when it has ended. A refusal costs the client nothing.
-    pub fn admit(&self, key: ClientKey, now: Duration) -> Result<(), Refused> {
+    pub fn admit(&self, key: K, now: Duration) -> Result<(), Refused> {
         self.shard(key).admit(key, nanoseconds(now))
     }
 
+    /// Asks for one request at `now`, of which only the rate counts.
+    ///
+    /// # Errors
+    /// In how long the next one may come. A refusal costs nothing.
+    pub fn request(&self, key: K, now: Duration) -> Result<Allowance, Duration> {
+        self.shard(key).request(key, nanoseconds(now))
+    }
+
     /// One admitted connection of this client has ended.
-    pub fn release(&self, key: ClientKey) {
+    pub fn release(&self, key: K) {
         self.shard(key).release(key);
     }
 
@@ -126,18 +163,18 @@ impl Limiter {
         self.shards.iter().for_each(|shard| lock(shard).limits = limits);
     }
 
-    fn shard(&self, key: ClientKey) -> MutexGuard<'_, Shard> {
+    fn shard(&self, key: K) -> MutexGuard<'_, Shard<K>> {
         lock(&self.shards[self.hasher.hash_one(key) as usize % SHARDS])
     }
 }
 
 /// No operation leaves a shard half done, so one that a panic has poisoned is as good as before.
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+fn lock<K>(shard: &Mutex<Shard<K>>) -> MutexGuard<'_, Shard<K>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Shard {
-    fn admit(&mut self, key: ClientKey, now: u64) -> Result<(), Refused> {
+impl<K: Copy + Eq + Hash> Shard<K> {
+    fn admit(&mut self, key: K, now: u64) -> Result<(), Refused> {
         let pace = self.pace();
         let Some(client) = self.clients.get_mut(&key) else {
             let mut client = Client::default();
@@ -150,7 +187,22 @@ impl Shard {
         client.admit(self.limits.connections, pace, now)
     }
 
-    fn release(&mut self, key: ClientKey) {
+    fn request(&mut self, key: K, now: u64) -> Result<Allowance, Duration> {
+        let Some(pace) = self.pace() else {
+            return Ok(Allowance { left: u32::MAX, whole_in: Duration::ZERO });
+        };
+        let is_known = self.clients.contains_key(&key);
+        let client = match is_known || self.has_room(now) {
+            true => self.clients.entry(key).or_default(),
+            false => &mut self.others,
+        };
+        client.take(pace, now).map_err(Duration::from_nanos)?;
+        let debt = client.full_at - now;
+        let left = u32::try_from((pace.window - debt) / pace.interval).unwrap_or(u32::MAX);
+        Ok(Allowance { left, whole_in: Duration::from_nanos(debt) })
+    }
+
+    fn release(&mut self, key: K) {
         // A client that was admitted to a full table may have no entry, or no connection in it.
         if let Some(client) = self.clients.get_mut(&key) {
             client.connections = client.connections.saturating_sub(1);
@@ -171,10 +223,11 @@ impl Shard {
     }
 
     fn pace(&self) -> Option<Pace> {
-        self.limits.rate.map(|(count, per)| {
-            let count = u64::from(count.max(1));
-            let interval = nanoseconds(per).min(PER_MAX_NANOSECONDS).div_ceil(count).max(1);
-            Pace { interval, window: interval * count }
+        self.limits.rate.map(|rate| {
+            let count = u64::from(rate.count.max(1));
+            let interval = nanoseconds(rate.per).min(PER_MAX_NANOSECONDS).div_ceil(count).max(1);
+            let window = interval.saturating_mul(rate.burst.max(1).into()).min(WINDOW_MAX_NANOSECONDS);
+            Pace { interval, window: window.max(interval) }
         })
     }
 }
@@ -184,17 +237,25 @@ impl Client {
         if connections.is_some_and(|limit| self.connections >= limit) {
             return Err(Refused::Connections);
         }
-        if let Some(Pace { interval, window }) = pace {
-            // Never deeper in debt than an empty bucket: an old rate's debt could be a long one.
-            self.full_at = self.full_at.clamp(now, now.saturating_add(window));
-            let full_at = self.full_at.saturating_add(interval);
-            if full_at - now > window {
-                return Err(Refused::Rate);
-            }
-            self.full_at = full_at;
+        if let Some(pace) = pace {
+            self.take(pace, now).map_err(|_| Refused::Rate)?;
         }
         self.connections = self.connections.saturating_add(1);
         Ok(())
+    }
+
+    /// One out of the bucket, or the time until there is one.
+    fn take(&mut self, Pace { interval, window }: Pace, now: u64) -> Result<(), u64> {
+        // Never deeper in debt than an empty bucket: an old rate's debt could be a long one.
+        self.full_at = self.full_at.clamp(now, now.saturating_add(window));
+        let full_at = self.full_at.saturating_add(interval);
+        match (full_at - now).checked_sub(window) {
+            None | Some(0) => {
+                self.full_at = full_at;
+                Ok(())
+            }
+            Some(wait) => Err(wait),
+        }
     }
 }
 
@@ -224,8 +285,12 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
+    fn steady(count: u32, per: Duration) -> Option<Rate> {
+        Some(Rate { count, per, burst: count })
+    }
+
     fn rate(count: u32, per: Duration) -> Limits {
-        Limits { connections: None, rate: Some((count, per)) }
+        Limits { connections: None, rate: steady(count, per) }
     }
 
     fn connections(count: u32) -> Limits {
@@ -236,7 +301,7 @@ mod tests {
         (0..tries).filter(|_| limiter.admit(key, now).is_ok()).count()
     }
 
-    fn entries(limiter: &Limiter) -> usize {
+    fn entries<K>(limiter: &Limiter<K>) -> usize {
         limiter.shards.iter().map(|shard| lock(shard).clients.len()).sum()
     }
 
@@ -277,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_refusal_costs_nothing() {
-        let limiter = Limiter::new(Limits { connections: Some(1), rate: Some((2, SECOND)) }, CLIENTS_MAX);
+        let limiter = Limiter::new(Limits { connections: Some(1), rate: steady(2, SECOND) }, CLIENTS_MAX);
         let client = key("10.0.0.1");
         assert_eq!(admitted(&limiter, client, at(0), 100), 1);
         limiter.release(client);
@@ -314,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_full_table_forgets_only_what_does_not_matter() {
-        let limiter = Limiter::new(Limits { connections: Some(2), rate: Some((2, SECOND)) }, 1024);
+        let limiter = Limiter::new(Limits { connections: Some(2), rate: steady(2, SECOND) }, 1024);
         let (holder, hot) = (key("2001:db8::1"), key("2001:db8:1::1"));
         assert_eq!(admitted(&limiter, holder, at(0), 2), 2);
         assert_eq!(admitted(&limiter, hot, at(0), 2), 2);
@@ -355,8 +420,42 @@ mod tests {
     }
 
     #[test]
+    fn requests_have_a_burst_of_their_own_and_are_told_what_is_left() {
+        let limiter = Limiter::new(
+            Limits { connections: Some(0), rate: Some(Rate { count: 60, per: Duration::from_secs(60), burst: 3 }) },
+            CLIENTS_MAX,
+        );
+        let ask = |now| limiter.request(7_u64, at(now));
+        let allowance = |left, whole_in| Ok(Allowance { left, whole_in: at(whole_in) });
+        assert_eq!(ask(1000), allowance(2, 1000));
+        assert_eq!(ask(1000), allowance(1, 2000));
+        assert_eq!(ask(1500), allowance(0, 2500));
+        assert_eq!(ask(1600), Err(at(400)), "the next one may come in so long");
+        assert_eq!(ask(1999), Err(at(1)));
+        assert_eq!(ask(2000), allowance(0, 3000));
+        assert_eq!(ask(90_000), allowance(2, 1000));
+        assert_eq!(limiter.request(8, at(2000)), allowance(2, 1000), "another key");
+        let unlimited = Limiter::new(Limits::default(), CLIENTS_MAX);
+        assert_eq!(unlimited.request(7_u64, at(0)), Ok(Allowance { left: u32::MAX, whole_in: Duration::ZERO }));
+        assert_eq!(entries(&unlimited), 0);
+    }
+
+    #[test]
+    fn sprayed_keys_share_what_is_left_and_reset_no_other() {
+        let limiter = Limiter::new(rate(2, SECOND), 160);
+        let taken = |key: u64, now| (0..9).filter(|_| limiter.request(key, at(now)).is_ok()).count();
+        assert_eq!(taken(u64::MAX, 0), 2);
+        let passed: usize = (0..10_000).map(|key| taken(key, 1)).sum();
+        assert!(entries(&limiter) <= 160);
+        assert!(passed <= 2 * (160 + SHARDS), "each place in the table and each part of it once: {passed}");
+        assert_eq!(taken(u64::MAX, 1), 0, "the hot key is still hot");
+        assert_eq!(taken(u64::MAX, 1500), 2);
+        assert_eq!(taken(20_000, 3000), 2, "and there is room again");
+    }
+
+    #[test]
     fn many_threads_together_get_what_one_would() {
-        let limiter = Limiter::new(Limits { connections: Some(100), rate: Some((150, SECOND)) }, CLIENTS_MAX);
+        let limiter = Limiter::new(Limits { connections: Some(100), rate: steady(150, SECOND) }, CLIENTS_MAX);
         let client = key("10.0.0.1");
         let open = |_| admitted(&limiter, client, at(0), 60);
         let total: usize = std::thread::scope(|scope| {
@@ -397,14 +496,14 @@ mod tests {
             per in 1_u64..3_000_000_000,
             steps in prop::collection::vec((0_u8..3, 0_usize..5, 0_u64..400_000_000), 1..400),
         ) {
-            let limits = Limits { connections: Some(limit), rate: Some((count, Duration::from_nanos(per))) };
+            let limits = Limits { connections: Some(limit), rate: steady(count, Duration::from_nanos(per)) };
             let limiter = Limiter::new(limits, CLIENTS_MAX);
             let interval = u128::from(per.div_ceil(u64::from(count)));
             let full = u128::from(count) * interval;
             let mut models: Vec<_> = (0..5).map(|_| Naive { tokens: full, filled_at: 0, open: 0 }).collect();
             let mut now = 0;
             for (action, client, pass) in steps {
-                let client_key = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, client as u16, 0, 0, 0, 1)).into();
+                let client_key: ClientKey = IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, client as u16, 0, 0, 0, 1)).into();
                 if action == 0 {
                     now += pass;
                 } else if action == 1 && models[client].open > 0 {

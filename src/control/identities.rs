@@ -7,11 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::{self, Endpoint, PerClient, Protocol};
 use crate::id::{BackendId, ListenerId, PoolId};
-use crate::limit::{CLIENTS_MAX, Limiter, Limits};
+use crate::limit::{CLIENTS_MAX, Limiter, Limits, Rate};
 use crate::stats::{BackendStats, ListenerStats, PoolStats};
 
 /// Who has which number.
@@ -97,7 +96,7 @@ impl Identities {
 }
 
 fn limits(per_client: &PerClient) -> Limits {
-    let rate: Option<(u32, Duration)> = per_client.rate.map(|rate| (rate.count.get(), rate.per));
+    let rate = per_client.rate.map(|rate| Rate { count: rate.count.get(), per: rate.per, burst: rate.count.get() });
     Limits { connections: per_client.connections.map(std::num::NonZero::get), rate }
 }
 
