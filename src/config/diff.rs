@@ -20,6 +20,8 @@ pub struct Diff {
     pub pools: Names,
     /// What changed in each of `pools.changed`, in the same order.
     pub pool_changes: Vec<PoolChange>,
+    /// Routes, issuers of tokens and consumers by name, where there are changes.
+    pub gateway: Vec<(&'static str, Names)>,
     /// Keys of `[process]` that changed and take effect at once: `log`, `drain`.
     pub process: Vec<&'static str>,
     /// Keys of `[process]` that changed and take effect at the next start.
@@ -74,6 +76,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
             .map(|(old, new)| change(old, new))
             .collect(),
         pools,
+        gateway: new.gateway.diff(&old.gateway),
         process,
         restart,
     }
@@ -125,6 +128,7 @@ impl fmt::Display for Diff {
                 self.pool_changes.iter().map(|change| (&change.pool, format!(" {}", change.counts()))).collect();
             parts.push(summary("pools", &self.pools, |name| counts.get(name).cloned().unwrap_or_default()));
         }
+        parts.extend(self.gateway.iter().map(|(what, names)| summary(what, names, |_| String::new())));
         if !self.process.is_empty() {
             parts.push(format!("process: ~{}", self.process.join(" ~")));
         }
@@ -158,7 +162,11 @@ fn summary(what: &str, names: &Names, note: impl Fn(&String) -> String) -> Strin
 }
 
 /// The names, and the pairs of those that are in both.
-fn compare<'c, T: PartialEq>(old: &'c [T], new: &'c [T], name: impl Fn(&T) -> &str) -> (Names, Vec<(&'c T, &'c T)>) {
+pub(super) fn compare<'c, T: PartialEq>(
+    old: &'c [T],
+    new: &'c [T],
+    name: impl Fn(&T) -> &str,
+) -> (Names, Vec<(&'c T, &'c T)>) {
     let before: HashMap<&str, &T> = old.iter().map(|item| (name(item), item)).collect();
     let after: HashMap<&str, &T> = new.iter().map(|item| (name(item), item)).collect();
     let both: Vec<_> = new.iter().filter_map(|item| Some((*before.get(name(item))?, item))).collect();

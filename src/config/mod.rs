@@ -32,7 +32,7 @@ pub use diff::{Diff, Names, PoolChange, diff};
 pub use error::{PROBLEMS_SHOWN_MAX, Problem, Report, Severity};
 pub use file::{FILE_BYTES_MAX, Loaded, load, parse};
 pub use payload::format_payload;
-pub use print::print;
+pub use print::{print, print_masked};
 pub use server_names::ServerNames;
 pub use units::DURATION_MAX;
 pub use validate::{LISTENERS_MAX, POOLS_MAX};

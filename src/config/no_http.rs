@@ -1,5 +1,8 @@
 //! In place of `http` in a build without the gateway: the same names, of which nothing can be made.
 
+use super::diff::Names;
+use super::print::Lines;
+
 /// No routes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gateway;
@@ -24,4 +27,26 @@ impl Gateway {
     pub fn pools_of(&self, _listener: &str) -> impl Iterator<Item = &str> {
         std::iter::empty()
     }
+
+    /// None.
+    pub fn summary(&self) -> Vec<[String; 4]> {
+        Vec::new()
+    }
+
+    /// Nothing.
+    pub(super) fn diff(&self, _old: &Self) -> Vec<(&'static str, Names)> {
+        Vec::new()
+    }
+}
+
+pub(super) fn print_http(_out: &mut Lines, http: &Http) {
+    match *http {}
+}
+
+pub(super) fn print_gateway(_out: &mut Lines, _gateway: &Gateway, _masked: bool) {}
+
+pub(super) fn print_pool(_out: &mut Lines, _options: &PoolOptions, _is_used: bool) {}
+
+pub(super) fn print_statuses(_options: &PoolOptions) -> Option<String> {
+    None
 }

@@ -5,8 +5,10 @@ mod tls;
 
 use std::collections::HashSet;
 use std::fmt::{Display, Write};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::http;
 use super::payload::format_payload;
 use super::units::{format_duration, format_rate};
 use super::validate::{CONNECT, QUEUE, WEIGHT};
@@ -15,6 +17,15 @@ use super::{Backend, Check, Config, Health, Listener, OnDown, PerClient, Pool, P
 
 /// The effective configuration as TOML.
 pub fn print(config: &Config) -> String {
+    render(config, false)
+}
+
+/// The same for others to see: hashes of keys and passwords are left out of it, so that nobody can try them.
+pub fn print_masked(config: &Config) -> String {
+    render(config, true)
+}
+
+fn render(config: &Config, masked: bool) -> String {
     let mut out = Lines(String::new());
     print_process(&mut out, &config.process);
     for listener in &config.listeners {
@@ -25,23 +36,34 @@ pub fn print(config: &Config) -> String {
         listeners.flat_map(|listener| listener.pools()).collect()
     };
     let (tcp, udp) = (users(false), users(true));
+    let http: HashSet<&str> =
+        config.listeners.iter().flat_map(|listener| config.gateway.pools_of(&listener.name)).collect();
     for pool in &config.pools {
         let name = pool.name.as_str();
-        print_pool(&mut out, pool, udp.contains(name) && !tcp.contains(name));
+        let users = Users { udp_alone: udp.contains(name) && !tcp.contains(name), http: http.contains(name) };
+        print_pool(&mut out, pool, users);
     }
+    http::print_gateway(&mut out, &config.gateway, masked);
     out.0
 }
 
+/// Who uses a pool.
+#[derive(Clone, Copy)]
+struct Users {
+    udp_alone: bool,
+    http: bool,
+}
+
 /// The text so far. Nothing that is written here fails: it is a `String`.
-struct Lines(String);
+pub(super) struct Lines(String);
 
 impl Lines {
-    fn header(&mut self, header: &str) {
+    pub(super) fn header(&mut self, header: &str) {
         let gap = if self.0.is_empty() { "" } else { "\n" };
         let _ = writeln!(self.0, "{gap}[{header}]");
     }
 
-    fn key(&mut self, key: &str, value: impl Display) {
+    pub(super) fn key(&mut self, key: &str, value: impl Display) {
         let _ = writeln!(self.0, "{key} = {value}");
     }
 }
@@ -76,6 +98,7 @@ fn print_listener(out: &mut Lines, listener: &Listener) {
         Protocol::Udp(udp) => ("udp", Some(udp)),
         Protocol::Http(_) => ("http", None),
     };
+    let is_http = matches!(listener.protocol, Protocol::Http(_));
     out.key("protocol", quote(protocol));
     if let Some(pool) = &listener.pool {
         out.key("pool", quote(pool));
@@ -93,7 +116,7 @@ fn print_listener(out: &mut Lines, listener: &Listener) {
     }
     print_per_client(out, &listener.per_client, udp.is_some_and(|udp| udp.one_way));
     match udp {
-        None => print_connection_keys(out, listener),
+        None => print_connection_keys(out, listener, is_http),
         Some(Udp { one_way: true, .. }) => out.key("udp", table([("one_way", "true".to_owned())])),
         Some(Udp { idle_timeout, responses, max_flows, one_way }) => {
             let keys = [
@@ -119,23 +142,29 @@ fn print_per_client(out: &mut Lines, per_client: &PerClient, one_way: bool) {
     }
 }
 
-/// What only TCP has.
-fn print_connection_keys(out: &mut Lines, listener: &Listener) {
-    out.key("accept_proxy", list(&listener.accept_proxy));
-    out.key("idle_timeout", time(listener.idle_timeout.unwrap_or_default()));
-    out.key("half_close_timeout", time(listener.half_close_timeout));
+/// What only TCP has, and what HTTP has of it.
+fn print_connection_keys(out: &mut Lines, listener: &Listener, is_http: bool) {
+    if !is_http {
+        out.key("accept_proxy", list(&listener.accept_proxy));
+        out.key("idle_timeout", time(listener.idle_timeout.unwrap_or_default()));
+        out.key("half_close_timeout", time(listener.half_close_timeout));
+        out.key("defer_accept", listener.defer_accept);
+    }
     out.key("backlog", listener.backlog);
     out.key("fast_open", listener.fast_open);
-    out.key("defer_accept", listener.defer_accept);
     let keepalive = listener.keepalive.map(|keepalive| {
         let (idle, interval) = (time(keepalive.idle), time(keepalive.interval));
         table([("idle", idle), ("interval", interval), ("count", keepalive.count.to_string())])
     });
     out.key("keepalive", keepalive.unwrap_or("false".to_owned()));
+    if let Protocol::Http(http) = &listener.protocol {
+        http::print_http(out, http);
+    }
 }
 
 /// What means nothing with UDP alone is left out, unless the file has it all the same.
-fn print_pool(out: &mut Lines, pool: &Pool, udp_alone: bool) {
+fn print_pool(out: &mut Lines, pool: &Pool, users: Users) {
+    let udp_alone = users.udp_alone;
     out.header(&format!("pool.{}", bare_or_quoted(&pool.name)));
     out.key("balance", quote(word_of(BALANCE, &pool.balance)));
     let backends: String = pool.backends.iter().map(|backend| format!("  {},\n", print_backend(backend))).collect();
@@ -152,12 +181,14 @@ fn print_pool(out: &mut Lines, pool: &Pool, udp_alone: bool) {
     }
     out.key("health", print_health(&pool.health));
     let passive = pool.passive.map(|passive| {
-        table([
+        let mut keys = vec![
             ("failures", passive.failures.to_string()),
             ("window", time(passive.window)),
             ("eject", time(passive.eject)),
             ("max_ejected", percent(passive.max_ejected.0)),
-        ])
+        ];
+        keys.extend(http::print_statuses(&pool.http).map(|statuses| ("statuses", statuses)));
+        table(keys)
     });
     out.key("passive", passive.unwrap_or("false".to_owned()));
     out.key("panic_below", percent(pool.panic_below.0));
@@ -175,6 +206,7 @@ fn print_pool(out: &mut Lines, pool: &Pool, udp_alone: bool) {
     if let Some(tls) = &pool.tls {
         out.key("tls", tls::pool(tls));
     }
+    http::print_pool(out, &pool.http, users.http);
 }
 
 /// Only the address, or a table where more is to be said.
@@ -233,14 +265,9 @@ fn print_check(check: &Check) -> Vec<(&'static str, String)> {
             vec![kind("postgres"), ("user", quote(user)), ("database", quote(database))]
         }
         Check::Http { path, host, status, body } => {
-            let range = |range: &std::ops::RangeInclusive<u16>| match (range.start(), range.end()) {
-                (low, high) if low == high => low.to_string(),
-                (low, high) => format!("{low}-{high}"),
-            };
-            let status: Vec<String> = status.iter().map(range).collect();
             let mut keys = vec![kind("http"), ("path", quote(path))];
             keys.extend(host.iter().map(|host| ("host", quote(host))));
-            keys.push(("status", quote(status.join(","))));
+            keys.push(("status", statuses(status)));
             keys.extend(body.iter().map(|body| ("body", quote(body))));
             keys
         }
@@ -256,27 +283,36 @@ fn print_check(check: &Check) -> Vec<(&'static str, String)> {
     }
 }
 
-fn time(duration: Duration) -> String {
+/// "200-299,304".
+pub(super) fn statuses(ranges: &[RangeInclusive<u16>]) -> String {
+    let range = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
+        (low, high) if low == high => low.to_string(),
+        (low, high) => format!("{low}-{high}"),
+    };
+    quote(ranges.iter().map(range).collect::<Vec<_>>().join(","))
+}
+
+pub(super) fn time(duration: Duration) -> String {
     quote(format_duration(duration))
 }
 
-fn percent(share: u8) -> String {
+pub(super) fn percent(share: u8) -> String {
     format!("\"{share}%\"")
 }
 
-fn list<T: Display>(items: &[T]) -> String {
+pub(super) fn list<T: Display>(items: &[T]) -> String {
     let items: Vec<String> = items.iter().map(quote).collect();
     format!("[{}]", items.join(", "))
 }
 
 /// An inline table of keys and values that are TOML already.
-fn table<'k>(keys: impl IntoIterator<Item = (&'k str, String)>) -> String {
+pub(super) fn table<'k>(keys: impl IntoIterator<Item = (&'k str, String)>) -> String {
     let keys: Vec<String> = keys.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
     format!("{{ {} }}", keys.join(", "))
 }
 
 /// A basic string of TOML (TOML 1.0, "String").
-fn quote(text: impl Display) -> String {
+pub(super) fn quote(text: impl Display) -> String {
     let mut quoted = String::from("\"");
     for c in text.to_string().chars() {
         match c {
@@ -295,6 +331,6 @@ fn quote(text: impl Display) -> String {
 }
 
 /// A name as a key: a dot would begin another table.
-fn bare_or_quoted(name: &str) -> String {
+pub(super) fn bare_or_quoted(name: &str) -> String {
     if name.contains('.') { quote(name) } else { name.to_owned() }
 }

@@ -198,7 +198,7 @@ impl Supervisor {
                 drop(answer.send(self.change(&pool, &backend, &change)));
             }
             Request::Reload(answer) => drop(answer.send(self.reload().await)),
-            Request::Config(answer) => drop(answer.send(crate::config::print(&self.wanted.config))),
+            Request::Config(answer) => drop(answer.send(crate::config::print_masked(&self.wanted.config))),
             Request::Drain(deadline, answer) => {
                 let deadline = deadline.unwrap_or(self.wanted.config.process.drain.deadline);
                 self.drain(deadline);

@@ -1,7 +1,7 @@
 //! What only HTTP has: routes, what they ask of a request, and who may send it. Valid by type like the rest.
 //!
 //! What a listener sets for all its routes has been merged into them, policy by policy: whoever holds a [`Route`] holds
-//! all that applies. `keys` reads the keys of tokens, `pattern` the patterns of paths.
+//! all that applies. `keys` reads the keys of tokens, `print` writes all of it back, `summary` says in a line what a route asks.
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -13,8 +13,14 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 use super::Percent;
+use super::diff::{Names, compare};
+use super::words::Words;
 
 pub mod keys;
+mod print;
+mod summary;
+
+pub(super) use print::{print_gateway, print_http, print_pool, print_statuses};
 
 /// `[[route]]`, `[jwt.*]` and `[consumer.*]`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -448,6 +454,9 @@ pub enum Version {
     Http2,
 }
 
+/// The words for versions in the file.
+pub(super) const VERSIONS: Words<Version> = &[("1.1", Version::Http1), ("2", Version::Http2)];
+
 /// `pool.breaker`: while too many responses are errors, requests are refused at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Breaker {
@@ -469,6 +478,16 @@ impl Default for PoolOptions {
 }
 
 impl Gateway {
+    /// What differs from `old`, by the name of the table.
+    pub(super) fn diff(&self, old: &Self) -> Vec<(&'static str, Names)> {
+        let changed = [
+            ("routes", compare(&old.routes, &self.routes, |route| route.name.as_str()).0),
+            ("jwt", compare(&old.jwt, &self.jwt, |jwt| jwt.name.as_str()).0),
+            ("consumers", compare(&old.consumers, &self.consumers, |consumer| consumer.name.as_str()).0),
+        ];
+        changed.into_iter().filter(|(_, names)| *names != Names::default()).collect()
+    }
+
     /// The pools that a listener's routes use; some more than once.
     pub fn pools_of(&self, listener: &str) -> impl Iterator<Item = &str> {
         let routes = self.routes.iter().filter(move |route| route.listener == listener);

@@ -62,8 +62,13 @@ pub(super) fn join_pools(r: &mut Reader, listeners: &[listener::Placed], used: &
             });
         }
         let Some(pool) = &mut placed.pool else { continue };
-        if let Some(route) = users.route {
-            refuse_what_http_has_not(r, route, users.udp, pool);
+        match (users.route, &pool.http) {
+            (Some(route), _) => refuse_what_http_has_not(r, route, users.udp, pool),
+            (None, Some(span)) => {
+                let finding = Finding::warning(span.clone(), "this does nothing in this pool: no route uses it");
+                r.findings.push(finding.label("for HTTP only").help("leave it out, or name the pool in a route"));
+            }
+            (None, None) => {}
         }
         match users {
             Users { udp: Some(user), tcp, route } => {

@@ -260,7 +260,7 @@ fn compare_times(r: &mut Reader, health: &Health) {
 }
 
 /// "200-399", "200,204,300-399" or 200.
-fn status(value: &DeValue) -> Result<Vec<RangeInclusive<u16>>, Fault> {
+pub(super) fn status(value: &DeValue) -> Result<Vec<RangeInclusive<u16>>, Fault> {
     if let DeValue::Integer(_) = value {
         let status = whole(value, u32::from(*STATUS.start()), u32::from(*STATUS.end()))?;
         return Ok(u16::try_from(status).map(|status| vec![status..=status]).unwrap_or_default());

@@ -1,5 +1,7 @@
 //! In place of `http` in a build without the gateway: whatever belongs to it is refused.
 
+use std::ops::RangeInclusive;
+
 use crate::config::error::{Finding, Span};
 use crate::config::http::{Gateway, Http, PoolOptions};
 use crate::config::raw::Reader;
@@ -32,7 +34,12 @@ pub(super) fn listener(r: &mut Reader, _known: &Known) -> Option<(Http, Defaults
     None
 }
 
-pub(super) fn pool(r: &mut Reader) -> PoolOptions {
+pub(super) fn failures(r: &mut Reader) -> Vec<RangeInclusive<u16>> {
+    r.refuse("statuses", refusal);
+    Vec::new()
+}
+
+pub(super) fn pool(r: &mut Reader, _failures: Vec<RangeInclusive<u16>>) -> PoolOptions {
     for key in ["http", "breaker"] {
         r.refuse(key, refusal);
     }

@@ -82,12 +82,15 @@ pub(super) struct Placed {
     pub queue: Option<Span>,
     pub connect: Option<Span>,
     pub tls: Option<Span>,
+    /// The first key that only HTTP listeners use.
+    pub http: Option<Span>,
 }
 
 pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
     r.hints(HINTS);
     let backends = backends(r);
     let tls = tls::pool(r, &backends);
+    let mut failures = Vec::new();
     let (health, has_kind) = r.table("health", |r| (health::read(r, tls.is_some()), r.has("kind")));
     let pool = Pool {
         name: name.to_owned(),
@@ -99,11 +102,14 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         }),
         queue: r.table("queue", queue),
         health,
-        passive: r.table_or_false("passive", |r| Passive {
-            failures: r.or("failures", count(FAILURES_MAX), PASSIVE.failures),
-            window: r.or("window", positive, PASSIVE.window),
-            eject: r.or("eject", positive, PASSIVE.eject),
-            max_ejected: r.or("max_ejected", percent, PASSIVE.max_ejected),
+        passive: r.table_or_false("passive", |r| {
+            failures = http::failures(r);
+            Passive {
+                failures: r.or("failures", count(FAILURES_MAX), PASSIVE.failures),
+                window: r.or("window", positive, PASSIVE.window),
+                eject: r.or("eject", positive, PASSIVE.eject),
+                max_ejected: r.or("max_ejected", percent, PASSIVE.max_ejected),
+            }
         }),
         panic_below: r.or("panic_below", percent, Percent(0)),
         on_down: r.optional("on_down", on_down),
@@ -111,7 +117,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         send_proxy: r.word("send_proxy", SEND_PROXY, SendProxy::Off),
         source: r.optional("source", source),
         tls,
-        http: http::pool(r),
+        http: http::pool(r, failures),
         backends: backends.iter().map(|(backend, _)| Arc::clone(backend)).collect(),
     };
     compare_backends(r, &backends);
@@ -134,6 +140,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         queue: r.has("queue").then(|| r.key_span("queue")),
         connect: r.has("connect").then(|| r.key_span("connect")),
         tls: r.has("tls").then(|| r.key_span("tls")),
+        http: ["http", "breaker"].into_iter().find(|key| r.has(key)).map(|key| r.key_span(key)),
     }
 }
 

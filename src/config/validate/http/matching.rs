@@ -62,11 +62,9 @@ pub(super) fn one_or_list<T>(r: &mut Reader, key: &'static str, read: impl Fn(&D
     match r.take(key) {
         Some(item) if item.get_ref().is_array() => {
             if item.get_ref().as_array().is_some_and(|list| list.is_empty()) {
-                r.value::<()>(
-                    key,
-                    item,
-                    |_| Err(fault("the list is empty", "empty").help("leave the key out for all")),
-                );
+                r.value::<()>(key, item, |_| {
+                    Err(fault("the list is empty", "empty").help("write at least one, or leave the key out"))
+                });
             }
             r.list(key, ELEMENTS_MAX, read).into_iter().map(|(value, _)| value).collect()
         }
@@ -137,7 +135,7 @@ fn pattern(value: &DeValue, compile: impl Fn(&str) -> Result<Pattern, regex::Err
     })
 }
 
-fn method(value: &DeValue) -> Result<Method, Fault> {
+pub(super) fn method(value: &DeValue) -> Result<Method, Fault> {
     let text = text(value)?;
     let wrong = || fault(format!("`{}` is no method", quoted(text)), "not a method");
     if text.bytes().any(|b| b.is_ascii_lowercase()) {

@@ -2,25 +2,40 @@
 //! for it. `no_http` stands in its place in a build without the gateway.
 
 mod action;
+mod auth;
+mod consumer;
+mod files;
 mod headers;
+mod jwt;
+mod limits;
 mod matching;
 mod path;
 mod policy;
+mod pool;
 mod route;
+mod sticky;
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeValue;
 
-use crate::config::http::{Gateway, Http, Limits, PoolOptions};
-use crate::config::raw::{Fault, Reader, boolean, fault, mismatch, quoted};
+use crate::config::error::Span;
+use crate::config::http::{Consumer, Gateway, Http, Jwt, Limits};
+use crate::config::raw::{Fault, Item, Reader, boolean, fault, mismatch, quoted, whole};
 use crate::config::units::{format_size, parse_size};
 
 use super::listener::{self, networks};
-use super::{Used, count, positive};
+use super::{Used, count, named, positive};
 
 pub(in crate::config::validate) use policy::Defaults;
+pub(in crate::config::validate) use pool::{failures, read as pool};
+
+/// Tables `[jwt.*]` in one file.
+const ISSUERS_MAX: usize = 1_024;
+/// Tables `[consumer.*]` in one file.
+const CONSUMERS_MAX: usize = 65_536;
 
 /// hyper takes no less than the least of a request's header; the largest is far beyond what any server reads.
 const HEADER_BYTES: (u64, u64) = (8 << 10, 1 << 20);
@@ -42,12 +57,38 @@ const LIMITS: Limits = Limits {
 };
 
 /// Who may be asked for by `auth`.
-#[derive(Default)]
-pub(in crate::config::validate) struct Known {}
+pub(in crate::config::validate) struct Known {
+    /// With their names; `None` where the table is broken.
+    jwt: Vec<(String, Option<Arc<Jwt>>)>,
+    consumers: Vec<Arc<Consumer>>,
+}
 
 /// `[jwt.*]` and `[consumer.*]`.
-pub(in crate::config::validate) fn known(_r: &mut Reader) -> Known {
-    Known::default()
+pub(in crate::config::validate) fn known(r: &mut Reader) -> Known {
+    let issuers = named(r, "jwt", ISSUERS_MAX);
+    let jwt = tables(r, issuers, "jwt", jwt::read);
+    let mut keys = consumer::Keys::new();
+    let consumers = named(r, "consumer", CONSUMERS_MAX);
+    let consumers = tables(r, consumers, "consumer", |r, name| consumer::read(r, name, &mut keys));
+    Known {
+        jwt: jwt.into_iter().map(|(name, jwt)| (name, jwt.map(Arc::new))).collect(),
+        consumers: consumers.into_iter().map(|(_, consumer)| Arc::new(consumer)).collect(),
+    }
+}
+
+fn tables<'t, T>(
+    r: &mut Reader<'t, '_>,
+    named: Vec<(&'t str, Span, &'t Item<'t>)>,
+    kind: &str,
+    mut read: impl FnMut(&mut Reader<'t, '_>, &str) -> T,
+) -> Vec<(String, T)> {
+    let mut tables = Vec::new();
+    for (name, span, item) in named {
+        let DeValue::Table(table) = item.get_ref() else { continue };
+        let title = format!("[{kind}.{}]", quoted(name));
+        tables.push((name.to_owned(), r.element(table, span, title, |r| read(r, name))));
+    }
+    tables
 }
 
 /// What a listener with `protocol = "http"` has of its own, and what it sets for its routes.
@@ -66,7 +107,7 @@ fn limits(r: &mut Reader) -> Limits {
     let header_bytes = r.or("header_bytes", |value| size(value, HEADER_BYTES), u64::from(LIMITS.header_bytes));
     Limits {
         header_bytes: u32::try_from(header_bytes).unwrap_or(LIMITS.header_bytes),
-        header_fields: r.or("header_fields", count(HEADER_FIELDS_MAX), NonZeroU32::new(LIMITS.header_fields).unwrap_or(NonZeroU32::MIN)).get(),
+        header_fields: r.or("header_fields", |value| whole(value, 1, HEADER_FIELDS_MAX), LIMITS.header_fields),
         body: r.or("body", body, LIMITS.body),
         header_timeout: r.or("header_timeout", positive, LIMITS.header_timeout),
         idle_timeout: r.or("idle_timeout", positive, LIMITS.idle_timeout),
@@ -94,11 +135,6 @@ fn size(value: &DeValue, (min, max): (u64, u64)) -> Result<u64, Fault> {
     Err(fault(what, if size < min { "too small" } else { "too large" }))
 }
 
-/// What a pool has for HTTP listeners.
-pub(in crate::config::validate) fn pool(_r: &mut Reader) -> PoolOptions {
-    PoolOptions::default()
-}
-
 /// The routes, and the pools that they use.
 pub(in crate::config::validate) fn gateway(
     r: &mut Reader,
@@ -106,5 +142,6 @@ pub(in crate::config::validate) fn gateway(
     listeners: &[listener::Placed],
 ) -> (Gateway, Vec<Used>) {
     let (routes, used) = route::read(r, &known, listeners);
-    (Gateway { routes, ..Gateway::default() }, used)
+    let jwt = known.jwt.into_iter().filter_map(|(_, jwt)| jwt).collect();
+    (Gateway { routes, jwt, consumers: known.consumers }, used)
 }

@@ -86,6 +86,9 @@ fn check_segment(segment: &str, is_last: bool) -> Result<(), Fault> {
         match c {
             '%' => {
                 check_escape(rest)?;
+                if rest.starts_with("25") && is_escape(&rest[2..]) {
+                    return Err(fault("requests that are encoded twice are refused", "encoded twice"));
+                }
                 rest = &rest[2..];
             }
             '?' | '#' => {
@@ -105,15 +108,20 @@ fn check_segment(segment: &str, is_last: bool) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Whether it begins with two digits.
+fn is_escape(rest: &str) -> bool {
+    rest.len() >= 2 && rest.bytes().take(2).all(|b| b.is_ascii_hexdigit())
+}
+
 /// What follows a `%`.
 fn check_escape(rest: &str) -> Result<(), Fault> {
-    let digits = rest.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+    let digits = rest.get(..2).filter(|digits| is_escape(digits));
     let Some((digits, byte)) = digits.and_then(|digits| Some((digits, u8::from_str_radix(digits, 16).ok()?))) else {
         return Err(fault("two digits from 0 to F follow a `%`", "not a path").help("write \"%25\" for none at all"));
     };
     let wrong = |what: &str, help: String| Err(fault(what, "not as requests have it").help(help));
     match byte {
-        b'/' | b'\\' | b'%' | 0 => {
+        b'/' | b'\\' | ..=0x1f | 0x7f => {
             let what = format!("requests with \"%{digits}\" in their path are refused");
             wrong(&what, "leave it out".to_owned())
         }
@@ -160,6 +168,7 @@ mod tests {
             ("/users/{id}", &["id"]),
             ("/{a}/x/{*rest}", &["a", "rest"]),
             ("/caf%C3%A9/(1);v=2", &[]),
+            ("/100%25", &[]),
         ] {
             assert_eq!(parse_template(text).unwrap(), names, "{text}");
         }
@@ -181,6 +190,7 @@ mod tests {
             ("/a\\b", "backslash"),
             ("/%2f", "refused"),
             ("/%00", "refused"),
+            ("/%2541", "twice"),
             ("/%41", "\"A\""),
             ("/%c3", "\"%C3\""),
             ("/%", "two digits"),

@@ -1,19 +1,18 @@
 //! What is asked of a client and how long things may take: once for a listener as the default of its routes, once for
 //! each route. What a route says of a kind stands in place of what its listener says of that kind.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::http::{Auth, Cors, Edits, RateLimit, Retry, Timeouts};
 use crate::config::raw::Reader;
-use std::sync::Arc;
 
 use super::super::never;
-use super::{Known, headers};
+use super::{Known, auth, headers, limits};
 
 const TIMEOUTS: Timeouts = Timeouts { request: Some(Duration::from_secs(30)), idle: Some(Duration::from_secs(60)) };
 
 /// What a listener sets for its routes.
-#[derive(Clone)]
 pub(in crate::config::validate) struct Defaults {
     pub body: u64,
     pub auth: Option<Arc<Auth>>,
@@ -41,8 +40,13 @@ impl Default for Defaults {
 }
 
 /// The keys of a listener or a route, and for those that are not there what `defaults` says.
-pub(super) fn read(r: &mut Reader, _known: &Known, defaults: &Defaults) -> Defaults {
+pub(super) fn read(r: &mut Reader, known: &Known, defaults: &Defaults) -> Defaults {
     Defaults {
+        body: defaults.body,
+        auth: auth::read(r, known, defaults.auth.clone()),
+        rate_limits: limits::rate_limits(r, &defaults.rate_limits),
+        cors: or(r, "cors", defaults.cors.clone(), limits::cors),
+        retry: or(r, "retry", defaults.retry.clone(), limits::retry),
         timeout: or(r, "timeout", defaults.timeout, |r| {
             r.table("timeout", |r| Timeouts {
                 request: r.or("request", never, TIMEOUTS.request),
@@ -55,7 +59,6 @@ pub(super) fn read(r: &mut Reader, _known: &Known, defaults: &Defaults) -> Defau
         response_headers: or(r, "response_headers", defaults.response_headers.clone(), |r| {
             r.table("response_headers", |r| headers::edits(r, false))
         }),
-        ..defaults.clone()
     }
 }
 

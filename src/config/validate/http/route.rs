@@ -9,14 +9,14 @@ use toml::de::DeValue;
 use crate::config::Protocol;
 use crate::config::address::parse_network;
 use crate::config::error::{Finding, Span};
-use crate::config::http::{Action, Policies, Route};
+use crate::config::http::{Action, LimitKey, Policies, Route};
 use crate::config::raw::{Fault, Reader, fault, mismatch, quoted, text};
 use crate::config::words::nearest;
 
 use super::super::{NAME_BYTES_MAX, NETWORKS_MAX, Used, is_name, listener};
 use super::path::{check_placeholders, parse_prefix};
 use super::policy::{self, Defaults};
-use super::{Known, action, body, matching};
+use super::{Known, action, body, matching, sticky};
 
 /// Routes in one file.
 const ROUTES_MAX: usize = 16_384;
@@ -106,7 +106,13 @@ fn route(r: &mut Reader, known: &Known, listeners: &Listeners, used: &mut Vec<Us
     let (allow, deny) = (networks(r, "allow"), networks(r, "deny"));
     let none = Defaults::default();
     let defaults = listener.as_ref().and_then(|name| listeners.http.get(name.as_str()).copied()).unwrap_or(&none);
-    let merged = policy::read(r, known, defaults);
+    let mut merged = policy::read(r, known, defaults);
+    if !matches!(action, Some(Action::Forward(_))) {
+        // What a listener sets for all is about backends, which this route has none of.
+        let Defaults { timeout, retry, request_headers, .. } = Defaults::default();
+        merged = Defaults { timeout, retry, request_headers, ..merged };
+    }
+    warn_of_no_consumer(r, &merged);
     let body = r.table("limits", |r| r.or("body", body, defaults.body));
     let places = (r.span_of("name"), r.key_span("match"));
     let route = Route {
@@ -129,7 +135,7 @@ fn route(r: &mut Reader, known: &Known, listeners: &Listeners, used: &mut Vec<Us
         retry: merged.retry,
         request_headers: merged.request_headers,
         response_headers: merged.response_headers,
-        sticky: None,
+        sticky: sticky::read(r),
     };
     Some(Placed { route, name: places.0, matches: places.1 })
 }
@@ -220,6 +226,16 @@ fn rewrite_path(value: &DeValue, names: &[String]) -> Result<String, Fault> {
     }
     check_placeholders(path, names)?;
     Ok(path.to_owned())
+}
+
+fn warn_of_no_consumer(r: &mut Reader, merged: &Defaults) {
+    let by_consumer = merged.rate_limits.iter().any(|limit| limit.key.contains(&LimitKey::Consumer));
+    if by_consumer && merged.auth.is_none() && r.is_sound() {
+        let finding = Finding::warning(r.span_of("rate_limit"), "without `auth` there is no consumer to be counted")
+            .label("all clients share one")
+            .help("add `auth`, or count by \"client_ip\"");
+        r.findings.push(finding);
+    }
 }
 
 /// Two of one name, and two that match the same with the same priority.
