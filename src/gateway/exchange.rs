@@ -94,7 +94,7 @@ impl Exchange<'_> {
         if let Some(answer) = admitted.answer {
             return Ok(answer.map(ResponseBody::whole));
         }
-        let onward = Onward { prepared, found: &found, canonical: &canonical, who, id };
+        let onward = Onward { prepared, found, canonical: &canonical, who, id };
         let mut response = self.act(record, onward, parts, incoming).await?;
         edit(response.headers_mut(), &prepared.route.response_headers);
         admitted.on_response(response.headers_mut());
@@ -153,7 +153,7 @@ impl Exchange<'_> {
         let protocol = upgrade(&mut parts)?;
         forwarded::strip_request(&mut parts.headers, &self.sites.identity)
             .map_err(|why| Rejection::new(Refusal::Malformed, why.to_string()))?;
-        onward.announce(client, &mut parts);
+        onward.announce(client, &mut parts)?;
         if let Some(protocol) = &protocol {
             parts.headers.insert(UPGRADE, protocol.clone());
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -189,7 +189,7 @@ impl Exchange<'_> {
 /// What is known of a request that has found its route.
 struct Onward<'e> {
     prepared: &'e Prepared,
-    found: &'e Found,
+    found: Found<'e>,
     canonical: &'e Canonical,
     who: forwarded::Client,
     id: HeaderValue,
@@ -197,14 +197,16 @@ struct Onward<'e> {
 
 impl Onward<'_> {
     /// Makes the head what the backend sees.
-    fn announce(&self, client: &Client, parts: &mut Parts) {
+    fn announce(&self, client: &Client, parts: &mut Parts) -> Result<(), Rejection> {
         client.end.announce(&mut parts.headers, self.canonical, self.who, self.id.clone());
         parts.headers.insert(HOST, self.canonical.authority().clone());
         // The client was told to go on when its body was asked for.
         parts.headers.remove(EXPECT);
-        parts.uri = Uri::from(self.found.forwarded(self.canonical));
+        let path = self.found.forwarded(self.canonical);
+        parts.uri = Uri::from(path.map_err(|why| Rejection::new(Refusal::Malformed, why.to_string()))?);
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
+        Ok(())
     }
 }
 

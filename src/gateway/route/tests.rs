@@ -1,0 +1,479 @@
+//! The order of routes, each condition, what leaves, and the table against one who walks the whole list.
+
+use http::{Request, StatusCode};
+use ipnet::IpNet;
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::http::{Action, Auth, Edits, PathPattern, Pattern, Policies, Timeouts};
+use crate::gateway::canonical::canonical;
+
+/// A route named by its pattern: "HOSTS PATH", where a host may be missing, `*` is any path, `/a/*` a prefix, `~x` an
+/// expression, and the rest a template.
+fn route(name: &str) -> Route {
+    let (hosts, path) = name.split_once(' ').unwrap();
+    let host = |host: &str| match host.strip_prefix("*.") {
+        Some(suffix) => HostPattern::Wildcard(suffix.to_owned()),
+        None => HostPattern::Exact(host.to_owned()),
+    };
+    let path = match (path, path.strip_suffix("/*"), path.strip_prefix('~')) {
+        ("*", ..) => PathPattern::Any,
+        (_, Some(prefix), _) => PathPattern::Prefix(prefix.to_owned()),
+        (.., Some(regex)) => PathPattern::Regex(whole(regex)),
+        _ => PathPattern::Template(path.to_owned()),
+    };
+    let hosts = hosts.split(',').filter(|text| !text.is_empty()).map(host).collect();
+    Route {
+        name: name.to_owned(),
+        listener: "web".to_owned(),
+        matches: Match { hosts, path, ..Match::default() },
+        priority: 0,
+        action: Action::Forward(vec![("p".to_owned(), 1)]),
+        strip_prefix: None,
+        rewrite_path: None,
+        policies: Policies::default(),
+        timeout: Timeouts { request: None, idle: None },
+        retry: None,
+        request_headers: Edits::default(),
+        response_headers: Edits::default(),
+        sticky: None,
+    }
+}
+
+/// An expression for a whole value, as the configuration compiles it.
+fn whole(text: &str) -> Pattern {
+    Pattern(regex::Regex::new(&format!("^(?:{text})$")).unwrap())
+}
+
+fn with(name: &str, change: impl FnOnce(&mut Route)) -> Route {
+    let mut route = route(name);
+    change(&mut route);
+    route
+}
+
+fn table(routes: Vec<Route>) -> Table {
+    let routes = routes.into_iter().map(Arc::new).collect();
+    Table::build(&Gateway { routes, ..Gateway::default() }, "web")
+}
+
+fn of(names: &[&str]) -> Table {
+    table(names.iter().map(|name| route(name)).collect())
+}
+
+/// A request like "GET http://host/path".
+fn request(line: &str, headers: &[(&str, &str)]) -> (http::request::Parts, Canonical) {
+    let (method, uri) = line.split_once(' ').unwrap();
+    let mut request = Request::builder().method(method).uri(uri).version(http::Version::HTTP_2);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let parts = request.body(()).unwrap().into_parts().0;
+    let canonical = canonical(&parts, false, &[]).unwrap();
+    (parts, canonical)
+}
+
+fn asked<'a>(request: &'a (http::request::Parts, Canonical)) -> Asked<'a> {
+    let (parts, canonical) = request;
+    Asked { method: &parts.method, canonical, headers: &parts.headers, client: IpAddr::from([192, 0, 2, 1]) }
+}
+
+/// The name of the route that "http://host/path" takes.
+fn taken(table: &Table, uri: &str) -> Option<String> {
+    let request = request(&format!("GET http://{uri}"), &[]);
+    table.find(&asked(&request)).map(|found| found.route().name.clone())
+}
+
+#[test]
+fn the_most_specific_route_wins_wherever_it_stands_in_the_file() {
+    let order = [
+        "a.example.com /u/list",
+        "a.example.com /u/{id}",
+        "a.example.com /{x}/{y}",
+        "a.example.com /u/*",
+        "a.example.com /*",
+        "*.example.com /u/list",
+        "*.example.com *",
+        " /u/list",
+        " /u/{id}",
+        " /u/*",
+        " ~/u/.*",
+        " *",
+    ];
+    let mut reversed = order;
+    reversed.reverse();
+    for names in [order, reversed] {
+        let table = of(&names);
+        for (uri, name) in [
+            ("a.example.com/u/list", "a.example.com /u/list"),
+            ("A.Example.com.:8080/u/li%73t?x", "a.example.com /u/list"),
+            ("a.example.com/u/1", "a.example.com /u/{id}"),
+            ("a.example.com/v/1", "a.example.com /{x}/{y}"),
+            ("a.example.com/u/1/2", "a.example.com /u/*"),
+            ("a.example.com/u/", "a.example.com /u/*"),
+            ("a.example.com/u", "a.example.com /u/*"),
+            ("a.example.com/uu", "a.example.com /*"),
+            ("b.example.com/u/list", "*.example.com /u/list"),
+            ("b.example.com/", "*.example.com *"),
+            ("b.a.example.com/u/list", " /u/list"),
+            ("example.com/u/7", " /u/{id}"),
+            ("example.com/u/7/8", " /u/*"),
+            ("example.com/U/7", " *"),
+        ] {
+            assert_eq!(taken(&table, uri).as_deref(), Some(name), "{uri}");
+        }
+    }
+}
+
+#[test]
+fn a_prefix_ends_at_a_segment_and_a_variable_is_never_empty() {
+    let table = of(&[" /orders/*", " /u/{id}", " /u/{id}/x/{*tail}", " /v/"]);
+    for (path, name) in [
+        ("/orders", Some(" /orders/*")),
+        ("/orders/", Some(" /orders/*")),
+        ("/orders/1/2", Some(" /orders/*")),
+        ("/ordersx", None),
+        ("/order", None),
+        ("/u/1", Some(" /u/{id}")),
+        ("/u/", None),
+        ("/u/1/", None),
+        ("/u/1/x/a/b", Some(" /u/{id}/x/{*tail}")),
+        ("/u/1/x/", None),
+        ("/v/", Some(" /v/")),
+        ("/v", None),
+    ] {
+        assert_eq!(taken(&table, &format!("h{path}")).as_deref(), name, "{path}");
+    }
+    assert_eq!(taken(&of(&[]), "h/"), None);
+}
+
+#[test]
+fn a_literal_is_canonical_as_paths_are() {
+    let table = of(&[" /caf%c3%a9/{x}", " /%61/*"]);
+    assert!(taken(&table, "h/caf%C3%A9/1").is_some());
+    assert!(taken(&table, "h/a/1").is_some());
+}
+
+#[test]
+fn priority_goes_before_everything() {
+    let table =
+        table(vec![route("a /x"), with(" *", |route| route.priority = 1), with(" /x", |route| route.priority = -1)]);
+    assert_eq!(taken(&table, "a/x").as_deref(), Some(" *"));
+}
+
+#[test]
+fn more_conditions_go_first_and_a_route_whose_conditions_fail_leaves_the_next_one() {
+    let methods = vec![Method::GET, Method::POST];
+    let header = (HeaderName::from_static("x-beta"), ValuePattern::Present);
+    let table = table(vec![
+        route(" /a/*"),
+        with(" /a/b", |route| route.matches.methods = methods),
+        with(" /a/{x}", |route| route.matches.headers = vec![header]),
+        route(" /a/{y}"),
+    ]);
+    let taken = |line: &str, headers: &[(&str, &str)]| {
+        let request = request(line, headers);
+        table.find(&asked(&request)).map(|found| found.index)
+    };
+    assert_eq!(taken("POST http://h/a/b", &[]), Some(1));
+    assert_eq!(taken("PUT http://h/a/b", &[("x-beta", "")]), Some(2));
+    assert_eq!(taken("PUT http://h/a/b", &[]), Some(3));
+    assert_eq!(taken("PUT http://h/a/b/c", &[]), Some(0));
+}
+
+#[test]
+fn every_value_of_a_repeated_header_or_parameter_counts() {
+    let header = |value| with(" *", |route| route.matches.headers = vec![(HeaderName::from_static("x-role"), value)]);
+    let query = |value| with(" *", |route| route.matches.query = vec![("role".to_owned(), value)]);
+    let exact = || ValuePattern::Exact("admin".to_owned());
+    let regex = || ValuePattern::Regex(whole("adm.*"));
+    let takes = |route: Route, uri: &str, headers: &[(&str, &str)]| {
+        let request = request(&format!("GET http://h/{uri}"), headers);
+        table(vec![route]).find(&asked(&request)).is_some()
+    };
+    for lines in [&["admin"][..], &["user", "admin"], &["admin", "user"], &["user, admin"], &["user,admin ,x"]] {
+        let headers: Vec<_> = lines.iter().map(|line| ("x-role", *line)).collect();
+        assert!(takes(header(exact()), "", &headers) && takes(header(regex()), "", &headers), "{lines:?}");
+    }
+    for lines in [&["Admin"][..], &["xadmin"], &[], &["user; admin"]] {
+        let headers: Vec<_> = lines.iter().map(|line| ("x-role", *line)).collect();
+        assert!(!takes(header(exact()), "", &headers) && !takes(header(regex()), "", &headers), "{lines:?}");
+    }
+    for uri in ["?role=admin", "?role=user&role=admin", "?x&role=admin&role=user", "?r%6fle=%61dmin"] {
+        assert!(takes(query(exact()), uri, &[]) && takes(query(regex()), uri, &[]), "{uri}");
+    }
+    for uri in ["", "?role", "?role=user", "?Role=admin", "?x=1;role=admin", "?"] {
+        assert!(!takes(query(exact()), uri, &[]) && !takes(query(regex()), uri, &[]), "{uri}");
+    }
+    assert!(takes(query(ValuePattern::Present), "?role", &[]) && !takes(query(ValuePattern::Present), "?roles", &[]));
+    assert!(takes(query(ValuePattern::Exact("a b".to_owned())), "?role=a+b", &[]));
+}
+
+#[test]
+fn the_agent_is_found_anywhere_in_its_header_and_the_client_in_its_networks() {
+    let net: IpNet = "192.0.2.0/24".parse().unwrap();
+    let agent =
+        table(vec![with(" *", |route| route.matches.user_agent = Some(Pattern(regex::Regex::new("curl").unwrap())))]);
+    let client = table(vec![with(" *", |route| route.matches.client_ip = vec![net])]);
+    let curl = request("GET http://h/", &[("user-agent", "x curl/8")]);
+    let other = request("GET http://h/", &[]);
+    assert!(agent.find(&asked(&curl)).is_some() && agent.find(&asked(&other)).is_none());
+    assert!(client.find(&asked(&other)).is_some());
+    assert!(client.find(&Asked { client: IpAddr::from([192, 0, 3, 1]), ..asked(&other) }).is_none());
+}
+
+#[test]
+fn a_star_takes_only_routes_of_every_path() {
+    let request = request("OPTIONS http://h/", &[("host", "h")]);
+    let mut parts = request.0;
+    (parts.uri, parts.version) = (http::Uri::from_static("*"), http::Version::HTTP_11);
+    let canonical = canonical(&parts, false, &[]).unwrap();
+    let request = (parts, canonical);
+    assert!(of(&[" /{*all}", " ~/.*", " /x/*"]).find(&asked(&request)).is_none());
+    let any = table(vec![with(" *", |route| route.rewrite_path = Some("/x".to_owned()))]);
+    assert_eq!(any.find(&asked(&request)).unwrap().forwarded(&request.1).unwrap().as_str(), "*");
+}
+
+/// What the backend gets as path.
+fn forwarded(name: &str, change: impl FnOnce(&mut Route), uri: &str) -> Result<String, Malformed> {
+    let (table, request) = (table(vec![with(name, change)]), request(&format!("GET http://{uri}"), &[]));
+    let found = table.find(&asked(&request)).unwrap();
+    found.forwarded(&request.1).map(|path| path.as_str().to_owned())
+}
+
+#[test]
+fn a_prefix_is_stripped_by_segments_and_a_rewritten_path_is_canonical_again() {
+    let strip = |uri| forwarded(" *", |route| route.strip_prefix = Some("/api".to_owned()), uri).unwrap();
+    for (uri, path) in [
+        ("h/api/a?b", "/a?b"),
+        ("h/api", "/"),
+        ("h/api/", "/"),
+        ("h/api?q", "/?q"),
+        ("h/apix", "/apix"),
+        ("h/x/api", "/x/api"),
+        ("h/api//evil", "/evil"),
+        ("h/x/../api/a", "/a"),
+    ] {
+        assert_eq!(strip(uri), path, "{uri}");
+    }
+    for (name, to, uri, expected) in [
+        (" /u/{id}", "/v2/{id}/x", "h/u/7?q=1", Ok("/v2/7/x?q=1")),
+        (" /u/{a}/{*all}", "/{all}/{a}", "h/u/7/8/9", Ok("/8/9/7")),
+        (" /old/*", "/new/{rest}", "h/old/a/b", Ok("/new/a/b")),
+        (" /old/*", "/new/{rest}", "h/old", Ok("/new/")),
+        (" /old/*", "/{rest}/x", "h/old/", Ok("/x")),
+        (" *", "/all/{rest}", "h/a", Ok("/all/a")),
+        (" *", "/same", "h/a?", Ok("/same?")),
+        (" /{a}/{b}", "/{a}{b}", "h/%25/2fx", Err(Malformed::EncodedTwice)),
+        (" /{a}", "{unknown}", "h/a", Err(Malformed::NoSlash)),
+    ] {
+        let rewritten = forwarded(name, |route| route.rewrite_path = Some(to.to_owned()), uri);
+        assert_eq!(rewritten.as_deref(), expected.as_ref().map(|path| *path), "{name} {to} {uri}");
+    }
+}
+
+#[test]
+fn what_is_not_rewritten_is_shared() {
+    let (table, request) = (of(&[" *"]), request("GET http://h/a?b", &[]));
+    let forwarded = table.find(&asked(&request)).unwrap().forwarded(&request.1).unwrap();
+    assert_eq!(forwarded.as_str().as_ptr(), request.1.path_and_query().as_str().as_ptr());
+}
+
+#[test]
+fn a_redirect_is_made_of_canonical_parts() {
+    let location = |name: &str, to: &str, uri: &str| {
+        let action = Action::Redirect { status: StatusCode::FOUND, to: to.to_owned() };
+        let (table, request) =
+            (table(vec![with(name, |route| route.action = action)]), request(&format!("GET http://{uri}"), &[]));
+        table.find(&asked(&request)).unwrap().location(to, &request.1).to_str().unwrap().to_owned()
+    };
+    assert_eq!(location(" *", "https://{host}{path}{query}", "A.b:8080/x%20y/../z?q=1"), "https://a.b/z?q=1");
+    assert_eq!(location(" *", "https://{host}{path}{query}", "h/"), "https://h/");
+    assert_eq!(location(" /u/{id}", "/user/{id}", "h/u/7"), "/user/7");
+    assert_eq!(location(" /go/*", "/{rest}", "h/go//evil.example"), "/evil.example");
+    assert_eq!(location(" *", "/{", "h/"), "/{");
+}
+
+#[test]
+fn a_route_that_nothing_reaches_is_named_with_one_before_it() {
+    let get = |name| with(name, |route| route.matches.methods = vec![Method::GET]);
+    let early = |name| with(name, |route| route.priority = 1);
+    for (routes, expected) in [
+        (vec![route(" /a"), route(" /b")], None),
+        (vec![route(" /a/*"), route(" /a/b")], None),
+        (vec![early(" /a/*"), route(" /a/b")], Some((1, 0))),
+        (vec![early(" /a/*"), route("h /a/{x}")], Some((1, 0))),
+        (vec![early("h /a/*"), route(" /a/{x}")], None),
+        (vec![early("*.h *"), route("a.h,b.h /a")], Some((1, 0))),
+        (vec![early("*.h *"), route("a.h,b.a.h /a")], None),
+        (vec![route(" /a"), route(" /%61")], Some((1, 0))),
+        (vec![get(" /a"), route(" /a")], None),
+        (vec![route(" /{x}"), route(" /{y}")], Some((1, 0))),
+        (vec![early(" /a/{*x}"), route(" /a/*")], None),
+        (vec![early(" /a/{*x}"), route(" /a/")], None),
+        (vec![early(" /a/{*x}"), route(" /a/b")], Some((1, 0))),
+        (vec![early(" ~/a.*"), route(" /ab")], Some((1, 0))),
+        (vec![early(" ~/a.*"), route(" /ab/*")], None),
+        (vec![route(" *"), route(" /*")], Some((1, 0))),
+    ] {
+        let table = table(routes);
+        let place = |wanted: &Arc<Route>| table.routes().position(|route| Arc::ptr_eq(route, wanted)).unwrap();
+        let found = table.shadowed().first().map(|(route, by)| (place(route), place(by)));
+        assert_eq!(found, expected, "{:?}", table.routes().map(|route| &route.name).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn an_open_route_that_takes_requests_of_a_protected_one_is_named() {
+    let auth = |route: &mut Route| route.policies.auth = Some(Arc::new(Auth::default()));
+    let secret = |name| with(name, auth);
+    let get = |name| with(name, |route| route.matches.methods = vec![Method::GET]);
+    let secret_get = |name| with(name, |route| (auth(route), route.matches.methods = vec![Method::GET]).0);
+    for (routes, is_exposed) in [
+        (vec![secret(" /admin/*"), route(" *")], false),
+        (vec![secret_get(" /admin/*"), route(" *")], true),
+        (vec![secret_get(" /admin/*"), with(" *", |route| route.matches.methods = vec![Method::PUT])], false),
+        (vec![secret(" /admin/*"), route(" /{x}/status")], true),
+        (vec![secret(" /admin/*"), get(" /{x}")], true),
+        (vec![secret(" /admin/{x}"), route(" /admin")], false),
+        (vec![secret("a /admin/*"), route("b /admin/x")], false),
+        (vec![secret("*.a /admin/*"), route("b.a /admin/x")], true),
+        (vec![secret(" /admin/*"), route(" ~.*x")], false),
+        (vec![secret(" *"), route(" ~.*x")], true),
+    ] {
+        let table = table(routes);
+        let names: Vec<_> = table.routes().map(|route| &route.name).collect();
+        assert_eq!(!table.exposed().is_empty(), is_exposed, "{names:?}");
+    }
+}
+
+// --- Against one who walks the whole list ----------------------------------------------------------------------------
+
+/// An expression for the paths that fit a pattern.
+fn expression(pattern: &PathPattern) -> regex::Regex {
+    let expression = match pattern {
+        PathPattern::Any => String::new(),
+        PathPattern::Regex(regex) => return regex.0.clone(),
+        PathPattern::Prefix(prefix) => format!("^{}(/.*)?$", regex::escape(prefix)),
+        PathPattern::Template(template) => {
+            let segments = template.split('/').map(|segment| match segment {
+                _ if segment.starts_with("{*") => ".+".to_owned(),
+                _ if segment.starts_with('{') => "[^/]+".to_owned(),
+                _ => regex::escape(segment),
+            });
+            format!("^{}$", segments.collect::<Vec<_>>().join("/"))
+        }
+    };
+    regex::Regex::new(&expression).unwrap()
+}
+
+/// The place in the file of the route that wins.
+fn naive(routes: &[Route], paths: &[regex::Regex], method: &Method, host: &str, path: &str) -> Option<usize> {
+    let candidates = routes.iter().enumerate().flat_map(|(at, route)| {
+        let hosts: Vec<Option<&HostPattern>> =
+            if route.matches.hosts.is_empty() { vec![None] } else { route.matches.hosts.iter().map(Some).collect() };
+        hosts.into_iter().map(move |host| (at, route, host))
+    });
+    let fitting = candidates.filter(|(at, route, pattern)| {
+        let is_host = match pattern {
+            None => true,
+            Some(HostPattern::Exact(name)) => name == host,
+            Some(HostPattern::Wildcard(suffix)) => {
+                let left = host.strip_suffix(suffix.as_str()).and_then(|left| left.strip_suffix('.'));
+                left.is_some_and(|left| !left.is_empty() && !left.contains('.'))
+            }
+        };
+        is_host
+            && (route.matches.methods.is_empty() || route.matches.methods.contains(method))
+            && paths[*at].is_match(path)
+    });
+    let best = fitting.min_by_key(|(at, route, host)| {
+        let host = host.map_or(2, |host| usize::from(matches!(host, HostPattern::Wildcard(_))));
+        let count = |text: &str| text.split('/').skip(1).filter(|segment| !segment.starts_with('{')).count();
+        let (class, literals) = match &route.matches.path {
+            PathPattern::Template(text) if !text.contains('{') => (0, count(text)),
+            PathPattern::Template(text) if !text.contains("{*") => (1, count(text)),
+            PathPattern::Prefix(text) if text.is_empty() => (4, 0),
+            PathPattern::Template(text) | PathPattern::Prefix(text) => (2, count(text)),
+            PathPattern::Regex(_) => (3, 0),
+            PathPattern::Any => (4, 0),
+        };
+        (Reverse(route.priority), host, class, Reverse(literals), Reverse(route.matches.methods.len().min(1)), *at)
+    });
+    best.map(|(at, ..)| at)
+}
+
+fn any_route() -> impl Strategy<Value = Route> {
+    let hosts = prop::sample::select(vec!["", "", "a.x", "b.x", "*.x", "a.x,*.y", "x", "*.a.x"]);
+    let segment = || prop::sample::select(vec!["a", "b", "", "{v}", "{w}"]);
+    let path = prop_oneof![
+        prop::collection::vec(segment(), 1..4).prop_map(|segments| format!("/{}", segments.join("/"))),
+        prop::collection::vec(prop::sample::select(vec!["a", "b"]), 0..3).prop_map(|segments| segments
+            .iter()
+            .map(|segment| format!("/{segment}"))
+            .collect::<String>()
+            + "/*"),
+        prop::sample::select(vec!["*", "~/a.*", "~.*b", "/{*r}", "/a/{*r}", "/{v}/b/{*r}"]).prop_map(str::to_owned),
+    ];
+    (hosts, path, 0..10_i32, any::<bool>()).prop_map(|(hosts, path, priority, is_get)| {
+        with(&format!("{hosts} {path}"), |route| {
+            route.priority = (priority / 9) * 2 - 1;
+            if is_get {
+                route.matches.methods = vec![Method::GET];
+            }
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn the_table_finds_what_a_walk_over_the_sorted_list_finds(
+        routes in prop::collection::vec(any_route(), 0..40),
+        requests in prop::collection::vec((
+            prop::sample::select(vec!["a.x", "b.x", "x", "c.y", "y", "c.a.x", "z"]),
+            prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 0..4),
+            any::<bool>(), any::<bool>(),
+        ), 1..20),
+    ) {
+        let known = table(routes.clone());
+        let paths: Vec<_> = routes.iter().map(|route| expression(&route.matches.path)).collect();
+        for (host, segments, is_folder, is_get) in requests {
+            let path = format!("/{}{}", segments.join("/"), if is_folder && !segments.is_empty() { "/" } else { "" });
+            let method = if is_get { Method::GET } else { Method::PUT };
+            let request = request(&format!("{method} http://{host}{path}"), &[]);
+            let found = known.find(&asked(&request)).map(|found| found.index);
+            prop_assert_eq!(found, naive(&routes, &paths, &method, host, &path), "{} {}{}", method, host, path);
+        }
+    }
+
+    #[test]
+    fn no_request_takes_a_route_that_nothing_is_said_to_reach(
+        routes in prop::collection::vec(any_route(), 2..6),
+        path in prop::collection::vec(prop::sample::select(vec!["a", "b", "c", ""]), 1..4),
+        host in prop::sample::select(vec!["a.x", "b.x", "x", "c.y"]),
+    ) {
+        let table = table(routes);
+        let request = request(&format!("GET http://{host}/{}", path.join("/")), &[]);
+        if let Some(found) = table.find(&asked(&request)) {
+            prop_assert!(table.shadowed().iter().all(|(route, _)| !Arc::ptr_eq(route, found.route())));
+        }
+    }
+
+    #[test]
+    fn whatever_is_rewritten_is_canonical(
+        template in prop::collection::vec(prop::sample::select(vec!["/", "{a}", "{rest}", "{all}", ".", "x", "%2"]), 1..6),
+        path in "(/[a-z.%0-9;]{1,4}){1,4}/?",
+        name in prop::sample::select(vec![" /{a}/{*all}", " /{a}", " *", " /x/*"]),
+    ) {
+        let mut request = Request::builder().uri("/").header("host", "h").body(()).unwrap().into_parts().0;
+        let Ok(uri) = path.parse() else { return Ok(()) };
+        request.uri = uri;
+        let Ok(canonical) = canonical(&request, false, &[]) else { return Ok(()) };
+        let table = table(vec![with(name, |route| route.rewrite_path = Some(template.concat()))]);
+        let request = (request, canonical);
+        if let Some(Ok(path)) = table.find(&asked(&request)).map(|found| found.forwarded(&request.1)) {
+            prop_assert_eq!(canonical_path(path.path()), Ok(None));
+        }
+    }
+}
