@@ -2,18 +2,23 @@
 
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token};
+use rustls::ClientConfig;
 use serde_json::json;
 use slab::Slab;
 use socket2::{Domain, Socket, Type};
 
 use crate::histogram::Histogram;
+use crate::http::Heads;
+use crate::message::{BUFFER_BYTES, Message, Pattern};
 use crate::schedule::Schedule;
-use crate::wire::{BUFFER_BYTES, Message, Pattern, Wire};
-use crate::words::{number, seconds, word};
+use crate::tls::{self, Tls};
+use crate::wire::{Stream, Wire};
+use crate::words::{has, number, seconds, word};
 use crate::{EVENTS, local, now, sizes, wait};
 
 const TIMER: Token = Token(usize::MAX - 1);
@@ -63,6 +68,9 @@ struct Driver {
     poll: Poll,
     mode: Mode,
     plans: [Plan; 2],
+    /// Of the requests, when they are HTTP.
+    heads: Option<Heads>,
+    tls: Option<Arc<ClientConfig>>,
     schedule: Option<Schedule>,
     clients: Slab<Client>,
     /// The plans of connections that are to be opened.
@@ -133,6 +141,8 @@ impl Driver {
                 Plan { server, request, answer, connections },
                 Plan { server: stream_server, request, answer: stream_answer, connections: streams },
             ],
+            heads: has(words, "http").then(|| Heads::of_requests(word(words, "bearer"))),
+            tls: has(words, "tls").then(tls::config).transpose()?,
             schedule: None,
             clients: Slab::new(),
             missing: [vec![MEASURED; connections], vec![STREAMS; streams]].concat(),
@@ -191,15 +201,25 @@ impl Driver {
     fn open(&mut self, plan: usize, since: Instant) {
         let address = CLIENTS + (self.first_address + self.opened as u32) % CLIENT_ADDRESSES;
         self.opened += 1;
-        let Ok(stream) = connect(Ipv4Addr::from_bits(address), self.plans[plan].server) else {
+        let Ok(stream) = self.connect(Ipv4Addr::from_bits(address), self.plans[plan].server) else {
             return self.fail(plan);
         };
+        let has_heads = self.heads.is_some();
         let place = self.clients.vacant_entry();
         let key = place.key();
-        place.insert(Client { wire: Wire::new(stream, Token(key), Message::default()), plan, since });
+        place.insert(Client { wire: Wire::new(stream, Token(key), Message::default(), has_heads), plan, since });
         self.most_open = self.most_open.max(self.clients.len());
         // Over loopback it is connected by now.
         self.ask(key, since);
+    }
+
+    /// Begins to connect from this address.
+    fn connect(&self, from: Ipv4Addr, to: SocketAddr) -> io::Result<Stream> {
+        let stream = connect(from, to)?;
+        Ok(match &self.tls {
+            None => Stream::Plain(stream),
+            Some(config) => Stream::Tls(Tls::new(config, stream)?.into()),
+        })
     }
 
     fn ask(&mut self, key: usize, since: Instant) {
@@ -207,7 +227,7 @@ impl Driver {
         let Plan { request, answer, .. } = self.plans[client.plan];
         self.mark = self.mark.wrapping_add(1);
         let request = Message::marked(self.mark, request);
-        client.wire.begin(request, Message::marked(request.mark_of_answer(), answer));
+        client.wire.begin(self.heads.as_ref(), request, Message::marked(request.mark_of_answer(), answer));
         client.since = since;
         if client.wire.send(&self.pattern, self.poll.registry()).is_err() {
             let plan = self.clients.remove(key).plan;
@@ -307,7 +327,6 @@ impl Client {
     }
 }
 
-/// Begins to connect from this address.
 fn connect(from: Ipv4Addr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
     socket.bind(&SocketAddr::from((from, 0)).into())?;

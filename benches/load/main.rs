@@ -16,6 +16,10 @@
 //! All but `idle` also print `{"warm": true}` when the first W seconds are over and the S begin.
 //! `load relay --port 0 --backend P` is the least that a proxy can do, and prints its port.
 //!
+//! With `--http` both ends speak HTTP/1.1: the requests are heads alone (`--bearer T` gives them a token), N is not
+//! used, and the answers have M bytes besides their heads. With `--tls` the clients speak TLS 1.3, whatever certificate
+//! they are shown; `load certificate` makes one with its key, and prints them.
+//!
 //! UDP:
 //! `load serve-udp --port 0 --backends N` sends each datagram back, on N ports that follow each other unless the first
 //! is 0, and prints them.
@@ -25,11 +29,14 @@ mod clients;
 mod drive;
 mod echo;
 mod histogram;
+mod http;
 mod ledger;
+mod message;
 mod payload;
 mod relay;
 mod schedule;
 mod serve;
+mod tls;
 mod wire;
 mod words;
 
@@ -38,7 +45,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
-use words::number;
+use words::{has, number};
 
 const EVENTS: usize = 1024;
 
@@ -48,7 +55,7 @@ fn main() -> io::Result<()> {
         Some("serve") => {
             let addresses = addresses(&words, "ports");
             let (request, answer) = sizes(&words)?;
-            let server = serve::Server::bind(&addresses, request, answer)?;
+            let server = serve::Server::bind(&addresses, request, answer, has(&words, "http"))?;
             print_ports(server.addresses());
             server.run()
         }
@@ -57,6 +64,10 @@ fn main() -> io::Result<()> {
             let relay = relay::Relay::bind(local(number(&words, "port", 0)), local(number(&words, "backend", 0)))?;
             print_ports([relay.address()?].into_iter());
             relay.run()
+        }
+        Some("certificate") => {
+            println!("{}", tls::certificate()?);
+            Ok(())
         }
         Some("serve-udp") => {
             let mut echo = echo::Echo::bind(&addresses(&words, "backends"))?;
@@ -68,7 +79,7 @@ fn main() -> io::Result<()> {
         Some("drive-udp") => clients::drive(&words),
         // `cargo bench` runs every benchmark without arguments.
         _ => {
-            eprintln!("load serve|drive|relay|serve-udp|drive-udp: see the top of benches/load/main.rs");
+            eprintln!("load serve|drive|relay|certificate|serve-udp|drive-udp: see the top of benches/load/main.rs");
             Ok(())
         }
     }
@@ -84,9 +95,10 @@ fn addresses(words: &[String], count: &str) -> Vec<SocketAddr> {
     (0..number(words, count, 1).max(1)).map(|at| local(if first == 0 { 0 } else { first + at })).collect()
 }
 
-/// Bytes of a request, and of an answer.
+/// Bytes of a request, which has none with HTTP, and of an answer.
 fn sizes(words: &[String]) -> io::Result<(usize, usize)> {
     match (number(words, "request", 64) as usize, number(words, "answer", 64) as usize) {
+        (_, answer @ 1..) if has(words, "http") => Ok((0, answer)),
         (0, _) | (_, 0) => Err(io::Error::other("--request and --answer are at least 1")),
         sizes => Ok(sizes),
     }

@@ -8,7 +8,9 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use crate::wire::{BUFFER_BYTES, Message, Pattern, Wire};
+use crate::http::Heads;
+use crate::message::{BUFFER_BYTES, Message, Pattern};
+use crate::wire::{Stream, Wire};
 use crate::{EVENTS, wait};
 
 pub struct Server {
@@ -18,6 +20,8 @@ pub struct Server {
     connections: Slab<Served>,
     request: usize,
     answer: usize,
+    /// Of the answers, when they are HTTP.
+    heads: Option<Heads>,
     buffer: Vec<u8>,
     pattern: Pattern,
 }
@@ -30,7 +34,7 @@ struct Served {
 }
 
 impl Server {
-    pub fn bind(addresses: &[SocketAddr], request: usize, answer: usize) -> io::Result<Self> {
+    pub fn bind(addresses: &[SocketAddr], request: usize, answer: usize, is_http: bool) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listeners = Vec::with_capacity(addresses.len());
         for (at, address) in addresses.iter().enumerate() {
@@ -38,8 +42,9 @@ impl Server {
             poll.registry().register(&mut listener, Token(at), Interest::READABLE)?;
             listeners.push(listener);
         }
+        let heads = is_http.then(|| Heads::of_answers(answer));
         let (buffer, pattern) = (vec![0; BUFFER_BYTES], Pattern::new());
-        Ok(Self { poll, listeners, connections: Slab::new(), request, answer, buffer, pattern })
+        Ok(Self { poll, listeners, connections: Slab::new(), request, answer, heads, buffer, pattern })
     }
 
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
@@ -70,7 +75,8 @@ impl Server {
             };
             let place = self.connections.vacant_entry();
             let token = Token(self.listeners.len() + place.key());
-            let mut wire = Wire::new(stream, token, Message::request_to_come(self.request));
+            let coming = Message::request_to_come(self.request);
+            let mut wire = Wire::new(Stream::Plain(stream), token, coming, self.heads.is_some());
             wire.watch(self.poll.registry())?;
             place.insert(Served { wire, has_answered: false, is_over: false });
         }
@@ -87,7 +93,7 @@ impl Server {
             && let Some(request) = wire.receive(&mut self.buffer, &self.pattern)?
         {
             let answer = Message::marked(request.mark_of_answer(), self.answer);
-            wire.begin(answer, Message::request_to_come(self.request));
+            wire.begin(self.heads.as_ref(), answer, Message::request_to_come(self.request));
             *has_answered = true;
         }
         if wire.is_sending() {

@@ -1,86 +1,62 @@
-//! One end of a TCP connection of the load: a message of a fixed size goes one way, then one comes the other way, and
-//! what comes is checked. No call is made that finds nothing, unless the kernel gives no way to know.
+//! One end of a TCP connection of the load: a message goes one way, then one comes the other way, and what comes is
+//! checked. No call is made that finds nothing, unless the kernel or TLS gives no way to know.
+//!
+//! Both ends know the sizes of messages. With HTTP each has a head, too.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-/// What is read or written in one call.
-pub const BUFFER_BYTES: usize = 256 * 1024;
-/// A message's bytes rise from its mark on, and begin anew at this prime: so a block of any usual size that is lost or
-/// doubled shifts what follows.
-const MARKS: usize = 251;
-/// So much is checked at both ends of what one read brings.
-const CHECKED_BYTES: usize = 64;
+use crate::http::{self, Heads};
+use crate::message::{Message, Pattern};
+use crate::tls::Tls;
 
-/// The bytes of all messages.
-pub struct Pattern(Vec<u8>);
-
-impl Pattern {
-    pub fn new() -> Self {
-        Self((0..BUFFER_BYTES + MARKS).map(|at| (at % MARKS) as u8).collect())
-    }
+pub enum Stream {
+    Plain(TcpStream),
+    Tls(Box<Tls>),
 }
 
-/// How far a message has come.
-#[derive(Clone, Copy, Default)]
-pub struct Message {
-    /// `None` for a request: its first byte is its mark.
-    mark: Option<u8>,
-    done: usize,
-    bytes: usize,
-    is_wrong: bool,
-}
-
-impl Message {
-    pub fn request_to_come(bytes: usize) -> Self {
-        Self { bytes, ..Self::default() }
+impl Stream {
+    fn socket(&mut self) -> &mut TcpStream {
+        match self {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => stream.socket(),
+        }
     }
 
-    pub fn marked(mark: u8, bytes: usize) -> Self {
-        Self { mark: Some(mark % MARKS as u8), bytes, ..Self::default() }
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.read(buffer),
+            Stream::Tls(stream) => stream.read(buffer),
+        }
     }
 
-    /// The mark of the answer to this request, which tells whether the request came as it was sent.
-    pub fn mark_of_answer(self) -> u8 {
-        let mark = self.mark.unwrap_or_default() % MARKS as u8;
-        if self.is_wrong { mark } else { (mark + 1) % MARKS as u8 }
-    }
-
-    pub fn is_right(self) -> bool {
-        !self.is_wrong
-    }
-
-    fn is_done(self) -> bool {
-        self.done == self.bytes
-    }
-
-    /// What the pattern has for the rest of it, or for as much as fits into a buffer.
-    fn rest(self, pattern: &Pattern) -> &[u8] {
-        let from = (usize::from(self.mark.unwrap_or_default()) + self.done) % MARKS;
-        &pattern.0[from..][..(self.bytes - self.done).min(BUFFER_BYTES)]
-    }
-
-    fn take(&mut self, bytes: &[u8], pattern: &Pattern) -> io::Result<()> {
-        self.mark = self.mark.or(bytes.first().copied());
-        let Some(expected) = self.rest(pattern).get(..bytes.len()) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "more than was asked for"));
-        };
-        let near = bytes.len().min(CHECKED_BYTES);
-        let far = bytes.len() - near;
-        self.is_wrong |= bytes[..near] != expected[..near] || bytes[far..] != expected[far..];
-        self.done += bytes.len();
-        Ok(())
+    /// A message of one piece leaves by the simpler call.
+    fn write(&mut self, head: &[u8], body: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) if head.is_empty() => stream.write(body),
+            Stream::Plain(stream) if body.is_empty() => stream.write(head),
+            Stream::Plain(stream) => stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]),
+            Stream::Tls(stream) if head.is_empty() => stream.write(body),
+            Stream::Tls(stream) => stream.write(head),
+        }
     }
 }
 
 pub struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     token: Token,
     watched: Option<Interest>,
+    /// What is left of the head of what leaves begins at `head_done`.
+    head: Vec<u8>,
+    head_done: usize,
     leaving: Message,
     coming: Message,
+    /// The head of what comes has not ended yet.
+    awaits_head: bool,
+    /// The pieces of it that have come.
+    pieces: Vec<u8>,
     /// Writes so far.
     writes: u64,
     /// Bytes that went either way and are not counted yet.
@@ -88,20 +64,37 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub fn new(stream: TcpStream, token: Token, coming: Message) -> Self {
-        Self { stream, token, watched: None, leaving: Message::default(), coming, writes: 0, moved: 0 }
+    /// A message is about to come.
+    pub fn new(stream: Stream, token: Token, coming: Message, has_heads: bool) -> Self {
+        Self {
+            stream,
+            token,
+            watched: None,
+            head: Vec::new(),
+            head_done: 0,
+            leaving: Message::default(),
+            coming,
+            awaits_head: has_heads,
+            pieces: Vec::new(),
+            writes: 0,
+            moved: 0,
+        }
     }
 
-    pub fn begin(&mut self, leaving: Message, coming: Message) {
-        (self.leaving, self.coming) = (leaving, coming);
+    /// A message is about to leave, and another one to come.
+    pub fn begin(&mut self, heads: Option<&Heads>, leaving: Message, coming: Message) {
+        (self.leaving, self.coming, self.head_done, self.awaits_head) = (leaving, coming, 0, heads.is_some());
+        if let Some(heads) = heads {
+            heads.write(leaving.mark(), &mut self.head);
+        }
     }
 
     pub fn is_sending(&self) -> bool {
-        !self.leaving.is_done()
+        self.head_done < self.head.len() || !self.leaving.is_done()
     }
 
     pub fn is_receiving(&self) -> bool {
-        self.coming.done > 0
+        self.coming.done > 0 || !self.pieces.is_empty()
     }
 
     pub fn count_moved(&mut self) -> u64 {
@@ -113,15 +106,18 @@ impl Wire {
         while self.is_sending() {
             // Nagle's algorithm holds nothing back before the second write, and many connections have but one.
             if self.writes == 1 {
-                self.stream.set_nodelay(true)?;
+                self.stream.socket().set_nodelay(true)?;
             }
             self.writes += 1;
-            let rest = self.leaving.rest(pattern);
-            match self.stream.write(rest) {
+            let (head, rest) = (&self.head[self.head_done..], self.leaving.rest(pattern));
+            match self.stream.write(head, rest) {
                 Ok(written) => {
-                    self.leaving.done += written;
+                    let of_head = written.min(head.len());
+                    let is_short = written < head.len() + rest.len();
+                    self.head_done += of_head;
+                    self.leaving.done += written - of_head;
                     self.moved += written as u64;
-                    if written < rest.len() {
+                    if is_short {
                         break;
                     }
                 }
@@ -137,9 +133,9 @@ impl Wire {
         let both = Interest::READABLE | Interest::WRITABLE;
         let interest = if self.is_sending() { both } else { Interest::READABLE };
         match self.watched {
-            None => registry.register(&mut self.stream, self.token, interest)?,
+            None => registry.register(self.stream.socket(), self.token, interest)?,
             Some(Interest::READABLE) if self.is_sending() => {
-                registry.reregister(&mut self.stream, self.token, interest)?
+                registry.reregister(self.stream.socket(), self.token, interest)?
             }
             Some(_) => return Ok(()),
         }
@@ -155,12 +151,13 @@ impl Wire {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
                     self.moved += count as u64;
-                    self.coming.take(&buffer[..count], pattern)?;
-                    if self.coming.is_done() {
+                    let body = self.after_head(&buffer[..count])?;
+                    self.coming.take(body, pattern)?;
+                    if self.coming.is_done() && !self.awaits_head {
                         return Ok(Some(self.coming));
                     }
-                    // A short read has emptied the socket.
-                    if count < buffer.len() {
+                    // A short read has emptied the socket; but TLS gives what it has, record by record.
+                    if count < buffer.len() && matches!(self.stream, Stream::Plain(_)) {
                         return Ok(None);
                     }
                 }
@@ -168,5 +165,30 @@ impl Wire {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// What of these bytes does not belong to the head, if one is due.
+    fn after_head<'a>(&mut self, bytes: &'a [u8]) -> io::Result<&'a [u8]> {
+        if !self.awaits_head {
+            return Ok(bytes);
+        }
+        // Nearly always it comes in one piece, and is not copied.
+        let seen = if self.pieces.is_empty() {
+            bytes
+        } else {
+            self.pieces.extend_from_slice(bytes);
+            &self.pieces
+        };
+        let Some(end) = http::head_bytes(seen)? else {
+            if self.pieces.is_empty() {
+                self.pieces.extend_from_slice(bytes);
+            }
+            return Ok(&[]);
+        };
+        self.coming.take_head(&seen[..end])?;
+        let body = seen.len() - end;
+        self.pieces.clear();
+        self.awaits_head = false;
+        Ok(&bytes[bytes.len() - body..])
     }
 }
