@@ -51,6 +51,11 @@ BARS = [
     Bar("udp-2000x1x64", "per_second", 1.5, "nginx", is_least=True),
     Bar("udp-gso-4x32x1200", "per_second", 5.0, is_least=True),
     *(Bar(name, "lost", 0, "") for name in UDP),
+    Bar("http-small", "cpu_us", 1.0),
+    Bar("http-jwt", "cpu_us", 1.0),
+    Bar("http-connection", "cpu_us", 1.2, "nginx"),
+    Bar("http-idle", "idle_bytes", 4096, ""),
+    Bar("http-idle", "idle_bytes", 9216, ""),
 ]
 
 

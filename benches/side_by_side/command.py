@@ -17,8 +17,8 @@ import time
 from . import bars, growth, namespace, rounds, tables, works
 from .figures import Figures
 from .programs import PROXIES
-from .proxies import LeftOut
 from .stage import Stage
+from .trial import LeftOut
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ENOUGH_ROUNDS = 7
@@ -48,6 +48,7 @@ def arguments():
     add("--binary", metavar="FILE", help="an evener built already")
     add("--load", metavar="FILE", help="a load generator built already")
     add("--envoy", metavar="FILE", help="where envoy is")
+    add("--caddy", metavar="FILE", help="where caddy is")
     add("--json", metavar="FILE", help="keep every round in this file, from the first one on")
     add("--plots", metavar="DIR", help="draw a figure (SVG) for each suite; needs matplotlib")
     add(

@@ -20,7 +20,7 @@ METRICS = {
     "idle_bytes": Metric("user memory, bytes/connection"),
     "lost": Metric("lost, all rounds"),
 }
-PLURALS = {"request": "requests", "connection": "connections", "reply": "replies"}
+PLURALS = {"request": "requests", "connection": "connections", "reply": "replies", "handshake": "handshakes"}
 
 
 def label(metric, unit):

@@ -25,10 +25,15 @@ PLOTTED = {
     "idle": ("idle_bytes",),
     "latency": ("added_us", "p99_us"),
     "udp": ("per_second",),
+    **dict.fromkeys(("http-small", "http-connection", "http-jwt", "http-limit"), ("cpu_us", "per_second", "p99_us")),
+    "http-64k": ("cpu_us", "per_second"),
+    "http-idle": ("idle_bytes",),
+    "tls-handshakes": ("cpu_us", "per_second", "p99_us"),
+    "tls-bulk": ("cpu_us",),
 }
 EVENER, PEER, LIMIT, INK, QUIET = "#d9480f", "#8a96a3", "#d5dbe1", "#1f2933", "#6b7785"
-SERIES = ["#1c6dd0", "#0b8457", "#8e44ad", "#b7791f", "#c2255c", "#495057"]
-MARKERS = dict(zip(PEERS, "oDsP^v"))
+SERIES = ["#1c6dd0", "#0b8457", "#8e44ad", "#b7791f", "#c2255c", "#495057", "#0c8599"]
+MARKERS = dict(zip(PEERS, "oDsP^vX"))
 STYLE = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
@@ -126,7 +131,7 @@ def of_suite(figures, suite, works, footer, path):
         bars(place, figures, work, metric)
         what = label(metric, work.unit)
         head(place, *((work.title, f"{what}: {way(metric)}") if len(works) > 1 else (what, way(metric))))
-    titles = {"sizes": "Answers by size", "udp": "UDP: flows × datagrams in flight × size"}
+    titles = {"sizes": "Answers by size", "udp": "UDP: flows × datagrams in flight × size", "tls-bulk": "Answers over TLS"}
     title = titles.get(suite) if len(works) > 1 else works[0].title[0].upper() + works[0].title[1:]
     save(figure, title, f"{footer}; bars: medians, whiskers: all rounds", path)
 

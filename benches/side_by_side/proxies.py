@@ -5,21 +5,19 @@ import json
 import os
 import re
 import shutil
-import socket
 import string
 import subprocess
-import time
 from dataclasses import dataclass
 
+from . import tokens
+from .trial import LeftOut, wait_until_it_answers
+
 PEERS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "peers")
-EACH = re.compile(r"^ *# for each (TCP|UDP) listener\n(.*?)^ *# end\n", re.MULTILINE | re.DOTALL)
+EACH = re.compile(r"^ *# for each (TCP|UDP|HTTP) listener\n(.*?)^ *# end\n", re.MULTILINE | re.DOTALL)
+WITH = re.compile(r"^ *# (with|without) (\w+)\n(.*?)^ *# end \1\n", re.MULTILINE | re.DOTALL)
 SBIN = ":/usr/local/sbin:/usr/sbin:/sbin"
 # A connection that has ended is forgotten soon, or the table of the NAT would fill with them and drop new ones.
 NAT_TIME_WAIT = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait"
-
-
-class LeftOut(Exception):
-    """A proxy that cannot be measured, and why."""
 
 
 @dataclass(frozen=True)
@@ -32,58 +30,40 @@ def program(name):
     return shutil.which(name, path=os.environ.get("PATH", "") + SBIN)
 
 
+def chosen(text, features):
+    """The text without what stands between `# with jwt` and `# end with`, unless that is one of the features."""
+    return WITH.sub(lambda match: match[3] if (match[2] in features) == (match[1] == "with") else "", text)
+
+
 def filled(template, stage, work, ports, **values):
     """A file of benches/peers, with what stands between `# for each TCP listener` and `# end` once for each."""
+    values |= tokens.VALUES | {"secret_file": stage.secret_file}
+    values |= stage.certificate if "tls" in work.features else {}
 
     def repeated(match):
-        protocol, block = match[1].lower(), string.Template(match[2])
+        protocol, block = match[1].lower(), match[2]
         listeners = []
         for service in work.services:
             if service.protocol == protocol:
                 backends = stage.backends(service)
                 all_of_them = json.dumps([f"127.0.0.1:{port}" for port in backends])
                 own = {"name": service.name, "port": ports[service.name]}
-                listeners.append(block.substitute(values, **own, backend=backends[0], backends=all_of_them))
-        return "".join(listeners)
+                own |= {"backend": backends[0], "backends": all_of_them}
+                listeners.append(string.Template(chosen(block, service.features)).substitute(values, **own))
+        return "".join(listeners).replace("$", "$$")  # for the file as a whole is filled in, too
 
     with open(os.path.join(PEERS, template)) as file:
-        return string.Template(EACH.sub(repeated, file.read())).substitute(values)
+        return string.Template(chosen(EACH.sub(repeated, file.read()), work.features)).substitute(values)
 
 
 def chosen_ports(stage, work):
     return {service.name: stage.free_port(service.protocol) for service in work.services}
 
 
-def answers(protocol, port):
-    """Whether a connection is taken, or a datagram comes back."""
-    try:
-        if protocol == "tcp":
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return True
-        with socket.socket(type=socket.SOCK_DGRAM) as one:
-            one.settimeout(0.1)
-            one.connect(("127.0.0.1", port))
-            one.send(b"hello")
-            return one.recv(100) == b"hello"
-    except OSError:
-        return False
-
-
-def wait_until_it_answers(work, ports, has_ended=lambda: False):
-    deadline = time.monotonic() + 10
-    for service in work.services:
-        while not answers(service.protocol, ports[service.name]):
-            if has_ended() or time.monotonic() > deadline:
-                raise LeftOut(
-                    "ended at its start" if has_ended() else f"does not answer at its port for {service.name}"
-                )
-            time.sleep(0.02)
-
-
 class Direct:
     """No proxy at all."""
 
-    name, carries, is_peer, is_for_large = "direct", {"tcp", "udp"}, False, False
+    name, carries, lacks, is_peer, is_for_large = "direct", {"tcp", "udp", "http"}, {"tls"}, False, False
 
     def find(self, _stage):
         """Its version; LeftOut when it is not there."""
@@ -98,7 +78,7 @@ class Direct:
 class Floor:
     """The load's own relay: about the least that a proxy over epoll can do, and no more than that."""
 
-    name, carries, is_peer, is_for_large = "floor", {"tcp"}, False, False
+    name, carries, lacks, is_peer, is_for_large = "floor", {"tcp"}, set(), False, False
 
     def find(self, _stage):
         return "the least that a proxy over epoll can do"
@@ -120,7 +100,7 @@ class KernelNat:
     """nftables: no proxy, but addresses rewritten on their way. Its table is there only while it is measured, for what
     it makes the kernel remember of each connection would slow the others."""
 
-    name, carries, is_peer, is_for_large = "kernel-nat", {"tcp", "udp"}, False, False
+    name, carries, lacks, is_peer, is_for_large = "kernel-nat", {"tcp", "udp"}, set(), False, False
 
     def find(self, stage):
         if not stage.is_apart:

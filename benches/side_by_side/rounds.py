@@ -5,7 +5,7 @@ import sys
 import time
 
 from . import cost
-from .proxies import LeftOut
+from .trial import LeftOut
 from .works import CONNECT
 
 # What a measurement takes besides its seconds: a start, and an end.
@@ -19,7 +19,9 @@ def say(text):
 
 def partakers(proxies, work):
     def takes_part(proxy):
-        if work.protocol not in proxy.carries or proxy.is_for_large and not work.is_large:
+        if work.protocol not in proxy.carries or work.features & proxy.lacks:
+            return False
+        if proxy.is_for_large and not work.is_large:
             return False
         return not work.proxies or proxy.name in work.proxies
 
@@ -53,7 +55,7 @@ def plan(proxies, works, options):
 def words_of(work, ports, seconds, warm_up, pace):
     first, *others = [ports[service.name] for service in work.services]
     words = [*work.words, "--port", first, "--seconds", seconds]
-    if work.protocol == "tcp":
+    if work.protocol != "udp":
         words += ["--warm-up", warm_up + work.opening]
     if work.mode == "mix":
         words += ["--stream-port", others[0]]

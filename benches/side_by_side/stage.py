@@ -1,6 +1,7 @@
 """What every measurement stands on: processes that are sure to end, free ports, a folder, and the load generator."""
 
 import contextlib
+import functools
 import glob
 import itertools
 import json
@@ -12,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 
+from . import tokens
+
 # Below those that the kernel gives to clients.
 PORTS = range(20000, 32000)
-KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM, "http": socket.SOCK_STREAM}
 
 
 def tree(pid):
@@ -99,5 +102,26 @@ class Stage:
             sys.exit("the load's backends have ended, and nothing can be measured without them")
         if key not in self.served:
             words = ["serve", "--request", service.request, "--answer", service.answer, "--ports", service.backends]
+            words += ["--http"] * (service.protocol == "http")
             self.served[key] = self.serving(*(["serve-udp"] if service.protocol == "udp" else words))
         return self.served[key][1]
+
+    @functools.cached_property
+    def secret_file(self):
+        path = f"{self.folder}/secret"
+        with open(path, "w") as file:
+            file.write(tokens.SECRET)
+        return path
+
+    @functools.cached_property
+    def certificate(self):
+        """Files of one that all proxies show: it, its key, and both."""
+        process = self.load("certificate")
+        made = json.loads(process.stdout.read())
+        self.end(process)
+        paths = {}
+        for name, text in [*made.items(), ("certificate_and_key", made["certificate"] + made["key"])]:
+            paths[name] = f"{self.folder}/{name}.pem"
+            with open(paths[name], "w") as file:
+                file.write(text)
+        return paths

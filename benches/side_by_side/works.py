@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from .tokens import TOKEN
+
 KIB, MIB = 1 << 10, 1 << 20
 TIMES = ("p50_us", "p99_us")
 COSTS = ("cpu_us", "machine_us")
@@ -20,6 +22,11 @@ class Service:
     request: int = 64
     answer: int = 64
     backends: int = 1
+    features: frozenset = frozenset()  # what the proxy has to do besides, with HTTP: tls, jwt, limit
+
+    @property
+    def token(self):
+        return TOKEN if "jwt" in self.features else None
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,16 @@ class Work:
         return self.services[0].protocol
 
     @property
+    def features(self):
+        return frozenset().union(*(service.features for service in self.services))
+
+    @property
     def is_large(self):
         return any(max(service.request, service.answer) > 16 * KIB for service in self.services)
 
     @property
     def mode(self):
-        return self.words[self.words.index("--mode") + 1] if self.protocol == "tcp" else "udp"
+        return self.words[self.words.index("--mode") + 1] if self.protocol != "udp" else "udp"
 
 
 def drive(mode, connections, service=Service("small"), *more):
@@ -62,6 +73,14 @@ def sized(name, suite, title, connections, **sizes):
     service = Service(name, **sizes)
     title = f"{title}, {connections} connections"
     return Work(name, suite, title, drive("stay", connections, service), (service,), families=("nginx", "nginx-64k"))
+
+
+def http(name, suite, title, mode, connections, *features, answer=100, **more):
+    """Requests without a body."""
+    service = Service("http", "http", 0, answer, features=frozenset(features))
+    words = [*drive(mode, connections, service), "--http", *["--tls"] * ("tls" in features)]
+    words += ["--bearer", service.token] if service.token else []
+    return Work(name, suite, title, tuple(words), (service,), **more)
 
 
 def udp(name):
@@ -124,4 +143,36 @@ WORKS = [
         is_paced=True,
     ),
     *map(udp, UDP),
+    http("http-small", "http-small", "HTTP, answers of 100 bytes, 64 connections", "stay", 64),
+    http(
+        "http-connection",
+        "http-connection",
+        "HTTP, a connection of the client for each request, 64 at a time",
+        "connect",
+        64,
+        families=("nginx",),
+    ),
+    http("http-64k", "http-64k", "HTTP, answers of 64 KiB, 32 connections", "stay", 32, answer=64 * KIB),
+    http("http-jwt", "http-jwt", "HTTP with a token (HS256), 64 connections", "stay", 64, "jwt"),
+    http("http-limit", "http-limit", "HTTP with a rate limit out of reach, 64 connections", "stay", 64, "limit"),
+    http(
+        "http-idle",
+        "http-idle",
+        "3000 idle HTTP connections",
+        "idle",
+        3000,
+        unit="connection",
+        metrics=("idle_bytes",),
+    ),
+    http(
+        "tls-handshakes",
+        "tls-handshakes",
+        "a TLS 1.3 connection for each HTTP request, 64 at a time",
+        "connect",
+        64,
+        "tls",
+        unit="handshake",
+    ),
+    http("tls-64k", "tls-bulk", "HTTP over TLS, answers of 64 KiB, 32 connections", "stay", 32, "tls", answer=64 * KIB),
+    http("tls-1m", "tls-bulk", "HTTP over TLS, answers of 1 MiB, 16 connections", "stay", 16, "tls", answer=MIB),
 ]
