@@ -131,7 +131,11 @@ def of_suite(figures, suite, works, footer, path):
         bars(place, figures, work, metric)
         what = label(metric, work.unit)
         head(place, *((work.title, f"{what}: {way(metric)}") if len(works) > 1 else (what, way(metric))))
-    titles = {"sizes": "Answers by size", "udp": "UDP: flows × datagrams in flight × size", "tls-bulk": "Answers over TLS"}
+    titles = {
+        "sizes": "Answers by size",
+        "udp": "UDP: flows × datagrams in flight × size",
+        "tls-bulk": "HTTP over TLS, answers by size",
+    }
     title = titles.get(suite) if len(works) > 1 else works[0].title[0].upper() + works[0].title[1:]
     save(figure, title, f"{footer}; bars: medians, whiskers: all rounds", path)
 
