@@ -18,7 +18,7 @@ use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
 
-use crate::access::{Event, Journal};
+use crate::access::{Event, Journal, Request};
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// How long events gather between two writes.
@@ -179,12 +179,41 @@ fn line(event: &Event, format: LogFormat, out: &mut String) {
     out.push_str(if format == LogFormat::Json { "}\n" } else { "\n" });
 }
 
-/// The fields in their order; both formats have the same.
-fn fields(event: &Event) -> [(&'static str, Value<'_>); 19] {
+/// The fields in their order; both formats have the same. A request has some of a connection's, and its own.
+fn fields(event: &Event) -> Vec<(&'static str, Value<'_>)> {
+    let mut fields = whole(event);
+    if let Some(request) = &event.request {
+        fields.retain(|(name, _)| !OF_CONNECTIONS.contains(name));
+        fields.extend(of_request(request));
+    }
+    fields
+}
+
+/// What a request has not.
+const OF_CONNECTIONS: [&str; 6] = ["connect_ms", "datagrams_in", "datagrams_out", "spliced_bytes", "reason", "code"];
+
+fn of_request(request: &Request) -> [(&'static str, Value<'_>); 11] {
+    let known = |text: Option<&'_ str>| text.map_or(Value::Nothing, |text| Value::Text(Cow::Owned(text.to_owned())));
+    [
+        ("method", Value::Text(request.method.as_str().into())),
+        ("host", Value::Text(request.host.as_str().into())),
+        ("path", Value::Text(request.path.as_str().into())),
+        ("version", Value::Text(request.version.into())),
+        ("route", known(request.route.as_deref())),
+        ("consumer", known(request.consumer.as_deref())),
+        ("status", Value::Number(request.status.into())),
+        ("refusal", known(request.refusal)),
+        ("first_byte_ms", request.first_byte.map_or(Value::Nothing, Value::Millis)),
+        ("request_id", known(request.request_id.as_deref())),
+        ("cut", Value::Text(if request.is_cut { "yes" } else { "no" }.into())),
+    ]
+}
+
+fn whole(event: &Event) -> Vec<(&'static str, Value<'_>)> {
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(event.time_ms);
     let maybe = |text: Option<String>| text.map_or(Value::Nothing, |text| Value::Text(Cow::Owned(text)));
     let fixed = |text: &'static str| Value::Text(Cow::Borrowed(text));
-    [
+    vec![
         ("time", Value::Text(humantime::format_rfc3339_millis(time).to_string().into())),
         ("event", fixed(event.kind.as_str())),
         ("id", Value::Number(event.id)),
@@ -269,6 +298,7 @@ mod tests {
             attempts: 1,
             reason: Some(CloseReason::ClientReset),
             sni: None,
+            request: None,
         }
     }
 
@@ -306,6 +336,30 @@ mod tests {
         let event = Event { sni: Some("a\"=.example.com".into()), ..event("web") };
         assert!(written(&event, LogFormat::Text).ends_with(" sni=\"a\\\"=.example.com\"\n"));
         assert!(written(&event, LogFormat::Json).ends_with(",\"sni\":\"a\\\"=.example.com\"}\n"));
+    }
+
+    #[test]
+    fn a_request_says_what_was_asked_and_not_what_only_connections_have() {
+        let request = Request {
+            method: "GET".to_owned(),
+            host: "a.example".to_owned(),
+            path: "/x?".to_owned(),
+            version: "HTTP/2",
+            route: Some("all".into()),
+            consumer: None,
+            status: 429,
+            refusal: Some("limited"),
+            first_byte: Some(Duration::from_micros(1500)),
+            request_id: Some("1f".to_owned()),
+            is_cut: false,
+        };
+        let event = Event { kind: EventKind::Request, request: Some(Box::new(request)), ..event("web") };
+        assert_eq!(
+            written(&event, LogFormat::Text),
+            "time=2023-11-14T22:13:20.123Z event=request id=7 listener=web pool=pg backend=pg1 client=192.0.2.1:40000 \
+             local=- duration_ms=1500.000 bytes_in=10 bytes_out=20 attempts=1 sni=- method=GET host=a.example path=/x? \
+             version=HTTP/2 route=all consumer=- status=429 refusal=limited first_byte_ms=1.500 request_id=1f cut=no\n"
+        );
     }
 
     #[test]

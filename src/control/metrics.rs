@@ -19,7 +19,7 @@ use super::wanted::{Backend, Listener, Place, Pool};
 use crate::api::State;
 use crate::reason::{CloseReason, ConnectFailure, DropReason};
 use crate::snapshot;
-use crate::stats::Counter;
+use crate::stats::{Counter, RouteCounts};
 
 /// Prometheus text of the moment.
 pub fn render(scene: &Scene<'_>) -> String {
@@ -33,6 +33,7 @@ pub fn render(scene: &Scene<'_>) -> String {
             page.backend(scene, pool, backend, panic);
         }
     }
+    scene.routes.iter().for_each(|route| page.route(route));
     let mut text = page.recorder.handle().render();
     histograms::render(scene, &mut text);
     text
@@ -152,6 +153,17 @@ impl Page {
         let name = "evener_backend_bytes_total";
         self.counter(name, &with("direction", "in"), sum(cells().map(|cell| &cell.bytes_in)));
         self.counter(name, &with("direction", "out"), sum(cells().map(|cell| &cell.bytes_out)));
+    }
+
+    fn route(&mut self, counts: &RouteCounts) {
+        let labels = [("listener", counts.listener.as_str()), ("route", counts.route.as_str())];
+        for (status, count) in &counts.by_status {
+            let code = status.to_string();
+            self.counter("evener_http_requests_total", &[labels[0], labels[1], ("code", &code)], *count);
+        }
+        for (policy, count) in &counts.refused {
+            self.counter("evener_http_rejected_total", &[labels[0], labels[1], ("policy", policy)], *count);
+        }
     }
 
     fn counter(&mut self, name: &'static str, labels: Labels<'_>, value: u64) {

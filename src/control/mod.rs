@@ -367,6 +367,7 @@ impl Supervisor {
             listeners: &self.listeners,
             threads: self.engines.running(&self.counts),
             workers: self.engines.workers.count(),
+            routes: self.engines.gateway.routes(),
             journal: &self.journal,
             generation: self.publisher.current().generation,
             max_connections: self.max_connections,

@@ -26,7 +26,9 @@ pub fn show<T>(change: impl FnOnce(&mut Wanted, &WorkersStats), tell: impl FnOnc
     tell(&Scene {
         wanted: &wanted,
         listeners: &Listeners::new(2, Offload::NONE),
-        workers: &workers,
+        threads: &workers,
+        workers: 2,
+        routes: Vec::new(),
         journal: &Journal::default(),
         generation: 7,
         max_connections: 1000,

@@ -10,9 +10,9 @@ use super::publish;
 use super::wanted::{Backend, Listener, Place, Pool, Wanted};
 use crate::access::Journal;
 use crate::api;
-use crate::config::{Address, Balance};
+use crate::config::{Address, Balance, Protocol};
 use crate::reason::{CloseReason, DropReason};
-use crate::stats::{ListenerCell, WorkerStats};
+use crate::stats::{ListenerCell, RouteCounts, WorkerStats};
 use crossbeam_utils::CachePadded;
 
 /// Why a client of a listener for datagrams is not served, before a pool is asked.
@@ -29,6 +29,8 @@ pub struct Scene<'a> {
     pub threads: &'a [CachePadded<WorkerStats>],
     /// How many of them are workers: the first ones.
     pub workers: usize,
+    /// What was counted of the gateway's routes.
+    pub routes: Vec<RouteCounts>,
     /// The access log's buffer.
     pub journal: &'a Journal,
     /// The number of the snapshot.
@@ -88,7 +90,7 @@ impl Scene<'_> {
         api::Listener {
             name: config.name.clone(),
             bind: self.listeners.addresses(&config.name),
-            protocol: if udp.is_some() { "udp" } else { "tcp" }.to_owned(),
+            protocol: protocol(&config.protocol).to_owned(),
             pool: config.pool.clone().unwrap_or_default(),
             state: if self.draining { "draining" } else { "listening" }.to_owned(),
             connections: api::ListenerConnections {
@@ -214,6 +216,14 @@ const fn balance(balance: Balance) -> &'static str {
     }
 }
 
+fn protocol(protocol: &Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp(_) => "udp",
+        Protocol::Http(_) => "http",
+    }
+}
+
 fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
@@ -227,7 +237,7 @@ mod tests {
     #[test]
     fn flows_are_shown_as_connections_are_and_drops_by_reason() {
         let mut flow = None;
-        let count = |wanted: &mut Wanted, _: &WorkersStats| {
+        let count = |wanted: &mut Wanted, _: &crate::stats::WorkersStats| {
             let dns = &wanted.listeners[1].stats;
             flow = ListenerSlot::take(dns, u32::MAX);
             dns.cell(0).accepted.add(6);

@@ -231,7 +231,9 @@ struct Greeting {
 
 /// The TLS handshake, where there is one.
 async fn greet(site: &Site, leash: &Leash, raw: Raw) -> Result<(Io, Option<Greeting>), CloseReason> {
-    let Some((tls, config)) = site.tls.as_ref().zip(site.config.tls.as_ref()) else { return Ok((Io::plain(raw), None)) };
+    let Some((tls, config)) = site.tls.as_ref().zip(site.config.tls.as_ref()) else {
+        return Ok((Io::plain(raw), None));
+    };
     let handshake = tokio_rustls::TlsAcceptor::from(tls.clone()).accept(raw);
     let stream = tokio::select! {
         done = tokio::time::timeout(config.handshake_timeout, handshake) => match done {
@@ -296,7 +298,9 @@ enum Next {
 async fn http1(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason {
     let limits = client.limits();
     let mut builder = http1::Builder::new();
-    builder.max_buf_size((limits.header_bytes as usize).max(BUFFER_BYTES)).max_header_size(limits.header_bytes as usize);
+    builder
+        .max_buf_size((limits.header_bytes as usize).max(BUFFER_BYTES))
+        .max_header_size(limits.header_bytes as usize);
     if limits.header_fields > FIELDS_ON_STACK {
         builder.max_headers(limits.header_fields as usize);
     }

@@ -74,7 +74,6 @@ impl Exchange<'_> {
         if parts.headers.len() > client.http().limits.header_fields as usize {
             return Err(Refusal::HeaderTooLarge.into());
         }
-        let malformed = |why: Malformed| Rejection::new(Refusal::Malformed, why.to_string());
         let canonical = canonical(&parts, client.is_secure(), &self.sites.identity).map_err(malformed)?;
         record.on_canonical(&canonical, client.http().log_query);
         let who = forwarded::client(client.end.address, &parts.headers, &client.http().trusted_proxies);
@@ -151,8 +150,7 @@ impl Exchange<'_> {
             return Err(Refusal::BodyTooLarge.into());
         }
         let protocol = upgrade(&mut parts)?;
-        forwarded::strip_request(&mut parts.headers, &self.sites.identity)
-            .map_err(|why| Rejection::new(Refusal::Malformed, why.to_string()))?;
+        forwarded::strip_request(&mut parts.headers, &self.sites.identity).map_err(malformed)?;
         onward.announce(client, &mut parts)?;
         if let Some(protocol) = &protocol {
             parts.headers.insert(UPGRADE, protocol.clone());
@@ -208,6 +206,10 @@ impl Onward<'_> {
         parts.extensions.clear();
         Ok(())
     }
+}
+
+fn malformed(why: Malformed) -> Rejection {
+    Rejection::new(Refusal::Malformed, why.to_string())
 }
 
 /// The protocol that a request asks to switch to (RFC 9110, 7.8).

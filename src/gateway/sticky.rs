@@ -55,7 +55,10 @@ mod tests {
     use super::*;
 
     fn sticky(secret: &[u8]) -> Sticky {
-        Sticky { cookie: "evener".to_owned(), secret: secret.into(), max_age: None, secure: true }
+        {
+            let (secret, secret_file) = (secret.into(), Default::default());
+            Sticky { cookie: "evener".to_owned(), secret, secret_file, max_age: None, secure: true }
+        }
     }
 
     fn headers(cookie: &str) -> HeaderMap {

@@ -130,7 +130,7 @@ fn every_metric_is_documented() {
 #[test]
 fn every_field_of_the_access_log_is_documented() {
     let source = before_tests("src/control/log.rs");
-    let fields = source.split("fn fields").nth(1).unwrap().split("\n}").next().unwrap();
+    let fields = source.split("fn fields").nth(1).unwrap().split("\nfn text").next().unwrap();
     let rows = table(part(&read("docs/observability.md"), "## The access log")).to_vec();
     assert_documented("field", &first_column(&rows), &set(quoted_after(fields, "        (")));
 }

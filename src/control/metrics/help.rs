@@ -1,7 +1,7 @@
 //! What each metric means, as a scrape says it.
 
 /// What each name means.
-pub const HELP: [(&str, &str); 39] = [
+pub const HELP: [(&str, &str); 42] = [
     ("evener_build_info", "Always 1; the version is the label."),
     ("evener_snapshot_generation", "Number of the configuration snapshot that the workers act on."),
     ("evener_config_last_reload_success", "1 when the file was taken over the last time it was read."),
@@ -34,6 +34,9 @@ pub const HELP: [(&str, &str); 39] = [
     ("evener_backend_health_checks_total", "Health checks that have ended."),
     ("evener_backend_health_changes_total", "Changes of the health state."),
     ("evener_connections_closed_total", "Connections that ended, by reason."),
+    ("evener_http_requests_total", "Requests that were answered, by the status of the answer."),
+    ("evener_http_rejected_total", "Requests that the gateway answered by itself, by what refused them."),
+    ("evener_http_request_seconds", "From a request's head to the last byte of its answer."),
     ("evener_worker_connections_active", "Connections that the worker carries."),
     ("evener_worker_accepts_total", "Connections that the worker accepted."),
     ("evener_backend_connect_seconds", "Time to connect to the backend."),

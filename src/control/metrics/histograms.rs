@@ -33,6 +33,11 @@ pub fn render(scene: &Scene<'_>, out: &mut String) {
         let of = std::iter::once(&backend.observed.counts.took);
         histogram(out, "evener_health_check_seconds", &labels(pool, backend), &LATENCY_BOUNDS_US, of);
     }
+    begin(out, "evener_http_request_seconds");
+    for counts in &scene.routes {
+        let labels = [("listener", counts.listener.as_str()), ("route", counts.route.as_str())];
+        series(out, "evener_http_request_seconds", &labels, &LATENCY_BOUNDS_US, &counts.seconds);
+    }
     begin(out, "evener_worker_loop_seconds");
     for (number, worker) in scene.threads.iter().enumerate() {
         let of = std::iter::once(&worker.turns);
@@ -58,6 +63,10 @@ pub fn histogram<'a>(
             *total = (total.0 + count, total.1.saturating_add(sum_us));
         }
     }
+    series(out, name, labels, bounds_us, &buckets);
+}
+
+fn series(out: &mut String, name: &str, labels: Labels<'_>, bounds_us: &[u64], buckets: &[(u64, u64)]) {
     let text: String = labels.iter().map(|(name, value)| format!("{name}=\"{}\",", escape(value))).collect();
     let bounds = bounds_us.iter().map(|us| (*us as f64 / 1e6).to_string()).chain(["+Inf".to_owned()]);
     let (mut count, mut sum_us) = (0, 0u64);
