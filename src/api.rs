@@ -341,6 +341,51 @@ pub struct Drain {
     pub deadline: Option<String>,
 }
 
+/// `evener explain --json`: what would become of a request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Where it comes to.
+    pub listener: String,
+    /// Method, host, path and query in their one form; empty = it has none.
+    pub request: String,
+    /// Who asks; empty = it did not get that far.
+    pub client: String,
+    /// The trusted proxy that it comes through.
+    pub through: Option<String>,
+    /// What takes it.
+    pub route: Option<String>,
+    /// What is asked, in the order in which it is asked.
+    pub policies: Vec<String>,
+    /// The pools that may serve it.
+    pub pools: Vec<Weighted>,
+    /// Path and query as the backend gets them.
+    pub path: Option<String>,
+    /// What is answered without a backend: a status, and where it leads.
+    pub answer: Option<String>,
+    /// Why it is not served.
+    pub refusal: Option<Refused>,
+}
+
+/// A pool of a route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Weighted {
+    /// Its name.
+    pub name: String,
+    /// Beside the others.
+    pub weight: u32,
+}
+
+/// Why a request is not served.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Of the answer; 0 = the connection is closed without one.
+    pub status: u16,
+    /// The word in log and metrics.
+    pub reason: String,
+    /// In words.
+    pub why: String,
+}
+
 /// The answer to anything that failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Error {

@@ -19,7 +19,7 @@
 //!     health   -> config id tls
 //!     gateway  ->
 //! L5  control  -> access api balance config engine health id limit reason snapshot stats sys tls worker
-//! L6  cli      -> api config control sys
+//! L6  cli      -> api config control gateway sys
 //!     main     -> cli
 //! ```
 //!
@@ -37,7 +37,7 @@
 //! - **L4** the engines. [`worker`]: one thread and one mio poll each. [`health`]: tasks of tokio. They never import each
 //!   other; what one learns reaches the other through control.
 //! - **L5** [`control`]: the supervisor, one task that owns what is wanted and is told everything by message.
-//! - **L6** [`cli`]: one file a verb; all but `run`, `check` and `demo` only talk to the admin API.
+//! - **L6** [`cli`]: one file a verb; all but `run`, `check`, `explain` and `demo` only talk to the admin API.
 //!
 //! Knowledge flows up as messages (a verdict, a note, an event) and down as a snapshot or a command.
 //!

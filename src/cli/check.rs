@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::table::count;
-use super::{Misuse, coloured};
+use super::{Misuse, coloured, explain};
 use crate::config;
 use crate::control::capacity;
 use crate::control::log::wants_colour;
@@ -23,6 +23,9 @@ pub fn check(path: &Path, print: bool) -> anyhow::Result<()> {
     });
     if let Some(shortage) = shortage {
         writeln!(stderr, "warning: {shortage}\n")?;
+    }
+    for warning in explain::warnings(&read.config) {
+        writeln!(stderr, "warning: {warning}\n")?;
     }
     let mut stdout = io::stdout().lock();
     if print {

@@ -1,4 +1,4 @@
-//! The command line: arguments here, a verb a file. Every verb but `run`, `check` and `demo` is a client of the admin
+//! The command line: arguments here, a verb a file. Every verb but `run`, `check`, `explain` and `demo` is a client of the admin
 //! API and of nothing else.
 //!
 //! Exit status: 0 done, 1 it failed at run time, 2 the file or the arguments are wrong. Errors go to stderr, one cause
@@ -9,6 +9,11 @@ mod check;
 mod client;
 mod demo;
 mod drain;
+#[cfg(feature = "gateway")]
+mod explain;
+#[cfg(not(feature = "gateway"))]
+#[path = "no_explain.rs"]
+mod explain;
 mod reload;
 mod run;
 mod status;
@@ -74,6 +79,8 @@ enum Verb {
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         deadline: Option<Duration>,
     },
+    /// Say what would become of a request: which listener, route, policies and pool, or why it is refused
+    Explain(explain::Question),
     /// See it work: backends, a balancer and a load in this terminal; no file, no root
     Demo,
 }
@@ -112,6 +119,7 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
         Verb::Backend { which, change } => backend::change(&client()?, which, *change),
         Verb::Reload => reload::reload(&client()?),
         Verb::Drain { deadline } => drain::drain(&client()?, *deadline),
+        Verb::Explain(question) => explain::explain(&arguments.config, question),
         Verb::Demo => demo::demo(),
     }
 }
