@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // everything here is a test
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use evener::config::{self, Loaded, diff, print};
@@ -17,8 +18,16 @@ fn files(folder: &str) -> Vec<PathBuf> {
     files
 }
 
+/// What git does not keep: only their owner may read keys.
+fn hide_keys() {
+    for file in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conf/tls")).unwrap() {
+        fs::set_permissions(file.unwrap().path(), fs::Permissions::from_mode(0o640)).unwrap();
+    }
+}
+
 /// The file under its bare name, so that messages are the same on every machine.
 fn parse(path: &Path) -> Result<Loaded, config::Report> {
+    hide_keys();
     let name = path.file_name().unwrap().to_str().unwrap();
     config::parse(name, &fs::read(path).unwrap())
 }
@@ -66,6 +75,44 @@ fn every_invalid_file_is_refused_with_all_its_problems() {
         let report = parse(&path).expect_err(&path.display().to_string());
         assert_says(&path, &(report.render(false) + "\n"));
     }
+}
+
+#[test]
+fn a_key_that_everybody_can_read_is_warned_of_and_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("shop.key");
+    let secret = fs::read_to_string("tests/conf/tls/shop.key").unwrap();
+    fs::write(&key, &secret).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let text = format!(
+        "[listener.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\ntls = {{ certificate = \"tests/conf/tls/shop.pem\", key = \"{}\" }}\n[pool.a]\nbackends = [\"127.0.0.1:1\"]\n",
+        key.display()
+    );
+    let loaded = config::parse("evener.toml", text.as_bytes()).unwrap();
+    assert!(loaded.warnings[0].title.contains("every user of this host can read this key"), "{:?}", loaded.warnings);
+    let line = secret.lines().nth(1).unwrap();
+    assert!(!print(&loaded.config).contains(line) && !format!("{:?}", loaded.config).contains("PRIVATE"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(config::parse("evener.toml", text.as_bytes()).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn a_renewed_certificate_is_a_change_and_the_same_one_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (certificate, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let text = format!(
+        "[listener.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\ntls = {{ certificate = \"{}\", key = \"{}\" }}\n[pool.a]\nbackends = [\"127.0.0.1:1\"]\n",
+        certificate.display(),
+        key.display()
+    );
+    let read = |name: &str| {
+        fs::copy(format!("tests/conf/tls/{name}.pem"), &certificate).unwrap();
+        fs::copy(format!("tests/conf/tls/{name}.key"), &key).unwrap();
+        config::parse("evener.toml", text.as_bytes()).unwrap().config
+    };
+    let (shop, again, db) = (read("shop"), read("shop"), read("db"));
+    assert!(diff(&shop, &again).is_empty());
+    assert_eq!(diff(&shop, &db).to_string(), "listeners: ~a");
 }
 
 #[test]

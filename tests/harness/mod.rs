@@ -8,6 +8,7 @@ mod backend;
 mod client;
 pub mod datagram;
 mod process;
+pub mod tls;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

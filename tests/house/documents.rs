@@ -243,7 +243,8 @@ fn completed(example: &str) -> String {
     let tables = |key: &str| value.get(key).and_then(toml::Value::as_table).cloned().unwrap_or_default();
     let (listeners, pools) = (tables("listener"), tables("pool"));
     let wanted: BTreeMap<&str, ()> = listeners.values().filter_map(|l| Some((l.get("pool")?.as_str()?, ()))).collect();
-    let mut text = example.to_owned();
+    // Where the examples have their certificates, the tests have theirs.
+    let mut text = example.replace("/etc/evener/", "tests/conf/tls/");
     for pool in wanted.keys().filter(|pool| !pools.contains_key(**pool)) {
         text.push_str(&format!("\n[pool.{pool}]\nbackends = [\"127.0.0.1:1\"]\n"));
     }
