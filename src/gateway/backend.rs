@@ -197,7 +197,7 @@ pub async fn connect(pool: &Pool, backend: &Backend) -> Result<Link, ConnectFail
 fn tls_failure(pool: &Pool, backend: &Backend, error: &io::Error) -> ConnectFailure {
     let (pool, backend) = (&pool.config.name, &backend.config.name);
     tracing::debug!(pool, backend, %error, "the TLS handshake with a backend has failed");
-    ConnectFailure::Other
+    ConnectFailure::Tls
 }
 
 async fn open(pool: &Pool, endpoint: &Endpoint) -> io::Result<Raw> {

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep_until};
 
@@ -39,6 +39,9 @@ use crate::snapshot::Site;
 const BUFFER_BYTES: usize = 8192;
 /// So many fields hyper takes without being told, and without an allocation for each request.
 const FIELDS_ON_STACK: u32 = 100;
+/// What is taken of a client after the last answer, and for how long.
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(1);
 /// Who asks on a unix socket.
 const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 /// How a client begins that speaks HTTP/2 without TLS (RFC 9113, 3.4).
@@ -181,7 +184,7 @@ pub async fn serve(
     peer: Option<SocketAddr>,
 ) -> CloseReason {
     let local = raw.local_address();
-    let (mut io, greeting) = match greet(&site, &leash, raw).await {
+    let (mut io, greeting) = match Box::pin(greet(&site, &leash, raw)).await {
         Ok(greeted) => greeted,
         Err(reason) => return reason,
     };
@@ -204,21 +207,24 @@ pub async fn serve(
         site,
     });
     if let Some(Greeting { is_http2: true, .. }) = greeting {
-        return http2(client, &leash, io).await;
+        return Box::pin(http2(client, &leash, io)).await;
     }
     if greeting.is_some() {
         return http1(client, &leash, io).await;
     }
-    let first = tokio::time::timeout(client.limits().header_timeout, speaks_http2(&mut io));
-    let is_http2 = tokio::select! {
-        first = first => first,
-        () = leash.pulled.notified() => return CloseReason::Drained,
-    };
-    match is_http2 {
+    let first = Box::pin(async {
+        let first = tokio::time::timeout(client.limits().header_timeout, speaks_http2(&mut io));
+        tokio::select! {
+            first = first => Some(first),
+            () = leash.pulled.notified() => None,
+        }
+    });
+    let Some(first) = first.await else { return CloseReason::Drained };
+    match first {
         Err(_) => CloseReason::ClientIdle,
         Ok(Err(_)) => CloseReason::ClientReset,
         Ok(Ok(None)) => CloseReason::ClientClosed,
-        Ok(Ok(Some(true))) => http2(client, &leash, io).await,
+        Ok(Ok(Some(true))) => Box::pin(http2(client, &leash, io)).await,
         Ok(Ok(Some(false))) => http1(client, &leash, io).await,
     }
 }
@@ -237,10 +243,10 @@ async fn greet(site: &Site, leash: &Leash, raw: Raw) -> Result<(Io, Option<Greet
     let handshake = tokio_rustls::TlsAcceptor::from(tls.clone()).accept(raw);
     let stream = tokio::select! {
         done = tokio::time::timeout(config.handshake_timeout, handshake) => match done {
-            Err(_) => return Err(CloseReason::ClientHelloTimeout),
+            Err(_) => return Err(CloseReason::TlsHandshakeTimeout),
             Ok(Err(error)) => {
                 tracing::debug!(listener = site.config.name, %error, "a TLS handshake has failed");
-                return Err(CloseReason::BadClientHello);
+                return Err(CloseReason::TlsHandshakeFailed);
             }
             Ok(Ok(stream)) => stream,
         },
@@ -290,12 +296,35 @@ enum Next {
     /// It is idle: everything but the socket can be given back.
     Rest,
     /// What follows is another protocol.
-    Switch,
+    Switch(Tunnel),
     /// It is over.
     End(CloseReason),
 }
 
+/// What goes on while a connection is idle is small; all else is on the heap, and only while it is needed.
 async fn http1(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason {
+    loop {
+        client.rest();
+        let next;
+        (io, next) = Box::pin(session(&client, leash, io)).await;
+        match next {
+            Next::End(reason) => {
+                if reason != CloseReason::Killed {
+                    Box::pin(close(io)).await;
+                }
+                return reason;
+            }
+            Next::Switch(tunnel) => return Box::pin(tunnel::carry(io, tunnel, &client, leash)).await,
+            Next::Rest => {}
+        }
+        if let Err(reason) = doze(&client, leash, &io).await {
+            return reason;
+        }
+    }
+}
+
+/// Carries requests until the connection has been idle for a while.
+async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
     let limits = client.limits();
     let mut builder = http1::Builder::new();
     builder
@@ -305,55 +334,52 @@ async fn http1(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason {
         builder.max_headers(limits.header_fields as usize);
     }
     builder.half_close(true).header_read_timeout(None).timer(TokioTimer::new());
-    loop {
-        client.rest();
-        let mut connection = builder.serve_connection(TokioIo::new(io), Exchanges(client.clone()));
-        let mut watch = Watch::new(&client, leash);
-        let next = poll_fn(|cx| {
-            loop {
-                match connection.poll_without_shutdown(cx) {
-                    Poll::Ready(Ok(())) if client.tunnel.borrow().is_some() => return Poll::Ready(Next::Switch),
-                    Poll::Ready(Ok(())) => return Poll::Ready(Next::End(CloseReason::ClientClosed)),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Next::End(client.broken(&error))),
-                    Poll::Pending => {}
+    let mut connection = builder.serve_connection(TokioIo::new(io), Exchanges(client.clone()));
+    let mut watch = Watch::new(client, leash);
+    let next = poll_fn(|cx| {
+        loop {
+            match connection.poll_without_shutdown(cx) {
+                Poll::Ready(Ok(())) => {
+                    let tunnel = client.tunnel.borrow_mut().take();
+                    return Poll::Ready(tunnel.map_or(Next::End(CloseReason::ClientClosed), Next::Switch));
                 }
-                match watch.poll(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Due::Shutdown) => Pin::new(&mut connection).graceful_shutdown(),
-                    Poll::Ready(Due::Rest) => return Poll::Ready(Next::Rest),
-                    Poll::Ready(Due::End(reason)) => return Poll::Ready(Next::End(reason)),
-                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Next::End(client.broken(&error))),
+                Poll::Pending => {}
             }
-        });
-        let next = next.await;
-        drop(watch);
-        if let Next::End(reason) = next {
-            if reason == CloseReason::ClientClosed {
-                close(connection.into_parts().io.into_inner()).await;
+            match watch.poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Due::Shutdown) => Pin::new(&mut connection).graceful_shutdown(),
+                Poll::Ready(Due::Rest) => return Poll::Ready(Next::Rest),
+                Poll::Ready(Due::End(reason)) => return Poll::Ready(Next::End(reason)),
             }
-            return reason;
         }
-        let parts = connection.into_parts();
-        io = parts.io.into_inner();
-        if !parts.read_buf.is_empty() {
-            io.unread(parts.read_buf);
-        }
-        let tunnel = client.tunnel.borrow_mut().take();
-        if let Some(tunnel) = tunnel {
-            return tunnel::carry(io, tunnel, &client, leash).await;
-        }
-        match doze(&client, leash, &io).await {
-            Ok(()) => {}
-            Err(reason) => return reason,
-        }
+    });
+    let next = next.await;
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner();
+    if !parts.read_buf.is_empty() {
+        io.unread(parts.read_buf);
     }
+    (io, next)
 }
 
-/// Ends a connection in order: what was sent is delivered, the client sees the end.
+/// Ends a connection in order: the client sees the end, and what it still sends is taken for a moment. Closing a socket
+/// with unread bytes would be a reset, which may destroy the answer on its way (RFC 9112, 9.6).
 async fn close(mut io: Io) {
-    use tokio::io::AsyncWriteExt;
-    // A client that is gone already needs none.
-    let _ = io.shutdown().await;
+    let linger = async {
+        // A client that is gone already needs none of it.
+        io.shutdown().await?;
+        let mut left = LINGER_BYTES;
+        let mut scratch = [0; 1024];
+        while left > 0 {
+            match io.read(&mut scratch).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(LINGER_TIME, linger).await;
 }
 
 /// Waits for the next request with nothing but the socket.
