@@ -1,13 +1,18 @@
 //! The engines, as one: the threads of the workers, then those of the gateway.
 
 use std::io;
+use std::sync::Arc;
+
+use crossbeam_utils::CachePadded;
 
 use super::listeners::Order;
-use crate::engine::Command;
-use crate::gateway::Gateway;
+use super::now;
+use crate::access::Journal;
+use crate::engine::{Command, Notes};
+use crate::gateway::{self, Gateway};
+use crate::snapshot::View;
 use crate::stats::{WorkerStats, WorkersStats};
-use crate::worker::Workers;
-use crossbeam_utils::CachePadded;
+use crate::worker::{Options, Workers};
 
 /// All threads that carry traffic.
 #[derive(Debug)]
@@ -19,6 +24,33 @@ pub struct Engines {
 }
 
 impl Engines {
+    /// Starts so many workers, and lays out a gateway beside them.
+    ///
+    /// # Errors
+    /// When a thread, a poll or a wake-up descriptor cannot be made.
+    pub fn start(
+        count: usize,
+        options: &Options,
+        view: &View,
+        counts: &WorkersStats,
+        journal: &Arc<Journal>,
+        notes: &Notes,
+    ) -> io::Result<Self> {
+        let workers = Workers::start(count, options, view, counts, journal, notes)?;
+        let gateway = Gateway::new(gateway::Shared {
+            pin: options.pin,
+            access: options.access,
+            view: view.clone(),
+            threads: counts.clone(),
+            first: count,
+            journal: journal.clone(),
+            notes: notes.clone(),
+            registry: Arc::default(),
+            start: now(),
+        });
+        Ok(Self { workers, gateway })
+    }
+
     /// Gives each thread its orders. The gateway starts when the first one is for it.
     ///
     /// # Errors

@@ -22,10 +22,10 @@ use super::{resolve, udp, wall_clock};
 use crate::access::Journal;
 use crate::config::{Access, Config};
 use crate::engine::{Note, Notes};
-use crate::gateway::{self, Gateway};
+use crate::gateway;
 use crate::snapshot;
 use crate::sys::datagram::Offload;
-use crate::worker::{self, Workers};
+use crate::worker;
 
 /// Notes of workers that wait for the supervisor; what comes beyond is lost, which costs a hint at most.
 const NOTES_MAX: usize = 1024;
@@ -60,19 +60,8 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
     let access_log = start_access_log(&config, &journal)?;
     let counts = crate::stats::workers(threads);
     let (notes, noted) = notes();
-    let gateway = Gateway::new(gateway::Shared {
-        pin: config.process.pin,
-        access: config.process.log.access,
-        view: view.clone(),
-        threads: counts.clone(),
-        first: workers,
-        journal: journal.clone(),
-        notes: notes.clone(),
-        registry: Arc::default(),
-        start: now(),
-    });
     let options = options(&config, fds_limit, workers, offload);
-    let workers = Workers::start(workers, &options, &view, &counts, &journal, &notes)
+    let engines = Engines::start(workers, &options, &view, &counts, &journal, &notes)
         .map_err(|error| Failure::System { what: "the workers", error })?;
 
     let (mut observers, verdicts) = Observers::new();
@@ -91,7 +80,7 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
         listeners,
         observers,
         publisher,
-        engines: Engines { workers, gateway },
+        engines,
         counts,
         journal,
         access_log,

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -19,8 +19,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Notify;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::sleep_until;
 
 use super::body::ResponseBody;
 use super::exchange;
@@ -29,9 +28,9 @@ use super::io::{Io, Meter, Raw};
 use super::refusal::Refusal;
 use super::thread::{Local, Thread};
 use super::tunnel::{self, Tunnel};
+use super::watch::{Due, Leash, Watch};
 use crate::config::Protocol;
 use crate::config::http::{Http, Limits};
-use crate::id::ListenerId;
 use crate::reason::CloseReason;
 use crate::snapshot::Site;
 
@@ -46,10 +45,6 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 /// How a client begins that speaks HTTP/2 without TLS (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// An idle connection gives its buffers back after this: not after each request, for the next one often follows soon.
-const REST_AFTER: Duration = Duration::from_secs(1);
-/// How often is looked whether a connection that carries requests still moves.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Windows of HTTP/2: what a client may send of one request, and of all on a connection, before a backend has taken it.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -57,35 +52,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Resets are counted over this.
 const RESETS_WINDOW: Duration = Duration::from_secs(10);
-
-/// By what others end a connection.
-#[derive(Debug)]
-pub struct Leash {
-    /// Through which listener it came.
-    pub listener: ListenerId,
-    doom: Cell<Option<(Instant, CloseReason)>>,
-    pulled: Notify,
-}
-
-impl Leash {
-    /// Nobody ends it yet.
-    pub fn new(listener: ListenerId) -> Self {
-        Self { listener, doom: Cell::new(None), pulled: Notify::new() }
-    }
-
-    /// Why it must have ended by now.
-    pub fn is_due(&self, now: Instant) -> Option<CloseReason> {
-        self.doom.get().filter(|(at, _)| *at <= now).map(|(_, reason)| reason)
-    }
-
-    /// It is to end when its requests have, and by then at the latest. An earlier time stays.
-    pub fn doom(&self, at: Instant, reason: CloseReason) {
-        if self.doom.get().is_none_or(|(set, _)| at < set) {
-            self.doom.set(Some((at, reason)));
-            self.pulled.notify_one();
-        }
-    }
-}
 
 /// What the requests of a connection know of it, and leave there.
 pub struct Client {
@@ -102,19 +68,19 @@ pub struct Client {
     is_secure: bool,
     /// The server that it asked for in its TLS hello.
     pub server_name: Option<Arc<str>>,
-    meter: Rc<Meter>,
+    pub meter: Rc<Meter>,
     /// Requests that are not over.
-    active: Cell<u32>,
+    pub active: Cell<u32>,
     /// Since when there is none.
-    idle_since: Cell<Instant>,
+    pub idle_since: Cell<Instant>,
     /// What had been read then: more is the beginning of a request.
-    idle_read: Cell<u64>,
+    pub idle_read: Cell<u64>,
     /// How long bodies may stand still.
-    patience: Cell<Option<Duration>>,
+    pub patience: Cell<Option<Duration>>,
     /// Requests that the client gave up, since when they are counted.
     resets: Cell<(u32, Instant)>,
     /// A request's body was not read to its end: the connection cannot be used again.
-    spoilt: Cell<bool>,
+    pub spoilt: Cell<bool>,
     /// The protocol that the backend has switched to.
     tunnel: RefCell<Option<Tunnel>>,
 }
@@ -170,7 +136,7 @@ impl Client {
         }
     }
 
-    fn limits(&self) -> Limits {
+    pub fn limits(&self) -> Limits {
         self.http().limits
     }
 }
@@ -436,105 +402,6 @@ impl Client {
             exchange::refused_unread(self, Refusal::Malformed);
         }
         CloseReason::ClientReset
-    }
-}
-
-/// What is due with a connection.
-enum Due {
-    /// No further request.
-    Shutdown,
-    /// It has been idle for a while.
-    Rest,
-    /// It ends now.
-    End(CloseReason),
-}
-
-/// Watches over a connection, by a timer that activity does not move: it looks, and looks again later.
-struct Watch<'c> {
-    client: &'c Rc<Client>,
-    leash: &'c Leash,
-    timer: Pin<Box<Sleep>>,
-    pulled: Pin<Box<tokio::sync::futures::Notified<'c>>>,
-    /// What had moved at the last look, and when that was seen.
-    moved: (u64, Instant),
-    /// The first byte of a request was seen.
-    header_since: Option<Instant>,
-}
-
-impl<'c> Watch<'c> {
-    fn new(client: &'c Rc<Client>, leash: &'c Leash) -> Self {
-        let now = client.thread.now();
-        Self {
-            client,
-            leash,
-            timer: Box::pin(sleep_until((now + LOOK_INTERVAL.min(REST_AFTER)).into())),
-            pulled: Box::pin(leash.pulled.notified()),
-            moved: (0, now),
-            header_since: None,
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
-        if self.pulled.as_mut().poll(cx).is_ready() {
-            self.pulled.set(self.leash.pulled.notified());
-            self.timer.as_mut().reset(self.client.thread.now().into());
-            return Poll::Ready(Due::Shutdown);
-        }
-        loop {
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let now = self.client.thread.now();
-            if let Some(reason) = self.leash.is_due(now) {
-                return Poll::Ready(Due::End(reason));
-            }
-            match self.look(now) {
-                Ok(again) => {
-                    let doom = self.leash.doom.get().map_or(again, |(at, _)| at);
-                    self.timer.as_mut().reset(again.min(doom).into());
-                }
-                Err(due) => {
-                    self.timer.as_mut().reset((now + LOOK_INTERVAL).into());
-                    return Poll::Ready(due);
-                }
-            }
-        }
-    }
-
-    /// What is due now, or when to look again.
-    fn look(&mut self, now: Instant) -> Result<Instant, Due> {
-        let client = self.client;
-        let moved = client.meter.read.get() + client.meter.written.get();
-        if moved != self.moved.0 {
-            self.moved = (moved, now);
-        }
-        let limits = client.limits();
-        if client.active.get() > 0 {
-            self.header_since = None;
-            let stalled = client.meter.blocked.get();
-            return match client.patience.get() {
-                Some(patience) if stalled && now - self.moved.1 >= patience => Err(Due::End(CloseReason::ClientIdle)),
-                _ => Ok(now + LOOK_INTERVAL),
-            };
-        }
-        if client.meter.read.get() > client.idle_read.get() || client.meter.blocked.get() || client.spoilt.get() {
-            // A request that has begun, or an answer that is not taken.
-            let since = *self.header_since.get_or_insert(now);
-            let left = limits.header_timeout.saturating_sub(now - since);
-            if left.is_zero() {
-                return Err(Due::End(CloseReason::ClientIdle));
-            }
-            return Ok(now + left.min(LOOK_INTERVAL));
-        }
-        self.header_since = None;
-        let idle = now - client.idle_since.get();
-        if idle >= limits.idle_timeout {
-            return Err(Due::End(CloseReason::ClientIdle));
-        }
-        if idle >= REST_AFTER {
-            return Err(Due::Rest);
-        }
-        Ok(client.idle_since.get() + REST_AFTER)
     }
 }
 

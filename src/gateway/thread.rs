@@ -19,10 +19,11 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Shared;
 use super::backend::Idle;
-use super::client::{self, Leash};
+use super::client;
 use super::io::Raw;
 use super::line::{Budgets, Lines};
 use super::sites::{SiteTable, Sites};
+use super::watch::Leash;
 use crate::access::{Event, EventKind};
 use crate::balance::Cursor;
 use crate::config::{Access, Bind};

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::client::{Client, Leash};
+use super::client::Client;
 use super::io::Io;
+use super::watch::Leash;
 use crate::reason::CloseReason;
 use crate::stats::BackendSlot;
 

@@ -1,0 +1,150 @@
+//! The watch over a client's connection: how long it may be silent or stand still, and who else may end it.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::{Sleep, sleep_until};
+
+use super::client::Client;
+use crate::id::ListenerId;
+use crate::reason::CloseReason;
+
+/// An idle connection gives its buffers back after this: not after each request, for the next one often follows soon.
+const REST_AFTER: Duration = Duration::from_secs(1);
+/// How often is looked whether a connection that carries requests still moves.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// By what others end a connection.
+#[derive(Debug)]
+pub struct Leash {
+    /// Through which listener it came.
+    pub listener: ListenerId,
+    pub doom: Cell<Option<(Instant, CloseReason)>>,
+    pub pulled: Notify,
+}
+
+impl Leash {
+    /// Nobody ends it yet.
+    pub fn new(listener: ListenerId) -> Self {
+        Self { listener, doom: Cell::new(None), pulled: Notify::new() }
+    }
+
+    /// Why it must have ended by now.
+    pub fn is_due(&self, now: Instant) -> Option<CloseReason> {
+        self.doom.get().filter(|(at, _)| *at <= now).map(|(_, reason)| reason)
+    }
+
+    /// It is to end when its requests have, and by then at the latest. An earlier time stays.
+    pub fn doom(&self, at: Instant, reason: CloseReason) {
+        if self.doom.get().is_none_or(|(set, _)| at < set) {
+            self.doom.set(Some((at, reason)));
+            self.pulled.notify_one();
+        }
+    }
+}
+
+/// What is due with a connection.
+pub enum Due {
+    /// No further request.
+    Shutdown,
+    /// It has been idle for a while.
+    Rest,
+    /// It ends now.
+    End(CloseReason),
+}
+
+/// Watches over a connection, by a timer that activity does not move: it looks, and looks again later.
+pub struct Watch<'c> {
+    client: &'c Rc<Client>,
+    leash: &'c Leash,
+    timer: Pin<Box<Sleep>>,
+    pulled: Pin<Box<Notified<'c>>>,
+    /// What had moved at the last look, and when that was seen.
+    moved: (u64, Instant),
+    /// The first byte of a request was seen.
+    header_since: Option<Instant>,
+}
+
+impl<'c> Watch<'c> {
+    /// Over a connection that has just become idle.
+    pub fn new(client: &'c Rc<Client>, leash: &'c Leash) -> Self {
+        let now = client.thread.now();
+        Self {
+            client,
+            leash,
+            timer: Box::pin(sleep_until((now + LOOK_INTERVAL.min(REST_AFTER)).into())),
+            pulled: Box::pin(leash.pulled.notified()),
+            moved: (0, now),
+            header_since: None,
+        }
+    }
+
+    /// What is due now.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
+        if self.pulled.as_mut().poll(cx).is_ready() {
+            self.pulled.set(self.leash.pulled.notified());
+            self.timer.as_mut().reset(self.client.thread.now().into());
+            return Poll::Ready(Due::Shutdown);
+        }
+        loop {
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = self.client.thread.now();
+            if let Some(reason) = self.leash.is_due(now) {
+                return Poll::Ready(Due::End(reason));
+            }
+            match self.look(now) {
+                Ok(again) => {
+                    let doom = self.leash.doom.get().map_or(again, |(at, _)| at);
+                    self.timer.as_mut().reset(again.min(doom).into());
+                }
+                Err(due) => {
+                    self.timer.as_mut().reset((now + LOOK_INTERVAL).into());
+                    return Poll::Ready(due);
+                }
+            }
+        }
+    }
+
+    /// What is due now, or when to look again.
+    fn look(&mut self, now: Instant) -> Result<Instant, Due> {
+        let client = self.client;
+        let moved = client.meter.read.get() + client.meter.written.get();
+        if moved != self.moved.0 {
+            self.moved = (moved, now);
+        }
+        let limits = client.limits();
+        if client.active.get() > 0 {
+            self.header_since = None;
+            let stalled = client.meter.blocked.get();
+            return match client.patience.get() {
+                Some(patience) if stalled && now - self.moved.1 >= patience => Err(Due::End(CloseReason::ClientIdle)),
+                _ => Ok(now + LOOK_INTERVAL),
+            };
+        }
+        if client.meter.read.get() > client.idle_read.get() || client.meter.blocked.get() || client.spoilt.get() {
+            // A request that has begun, or an answer that is not taken.
+            let since = *self.header_since.get_or_insert(now);
+            let left = limits.header_timeout.saturating_sub(now - since);
+            if left.is_zero() {
+                return Err(Due::End(CloseReason::ClientIdle));
+            }
+            return Ok(now + left.min(LOOK_INTERVAL));
+        }
+        self.header_since = None;
+        let idle = now - client.idle_since.get();
+        if idle >= limits.idle_timeout {
+            return Err(Due::End(CloseReason::ClientIdle));
+        }
+        if idle >= REST_AFTER {
+            return Err(Due::Rest);
+        }
+        Ok(client.idle_since.get() + REST_AFTER)
+    }
+}
