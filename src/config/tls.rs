@@ -109,11 +109,11 @@ impl PartialEq for Certificate {
 }
 
 impl Certificate {
-    /// Puts the two together; the key must fit.
-    pub(super) fn new(chain: Chain, key: Key) -> Result<Self, rustls::Error> {
+    /// Puts the two together, if they fit.
+    pub(super) fn new(chain: Chain, key: Key) -> Option<Self> {
         let certified = CertifiedKey::new(chain.certificates, key.key);
-        certified.keys_match()?;
-        Ok(Self { path: chain.path, key_path: key.path, chain: Arc::new(certified), names: chain.names })
+        certified.keys_match().ok()?;
+        Some(Self { path: chain.path, key_path: key.path, chain: Arc::new(certified), names: chain.names })
     }
 }
 
@@ -222,7 +222,9 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
 }
 
 fn broken(at: usize, error: &dyn fmt::Display) -> Fault {
-    fault(format!("certificate {} of this file is broken: {error}", at + 1), "broken")
+    let error = error.to_string();
+    let why = error.trim_start_matches("invalid peer certificate: ");
+    fault(format!("certificate {} of this file is broken: {why}", at + 1), "broken")
 }
 
 /// The bytes of a regular file: a reload reads it again.

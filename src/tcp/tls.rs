@@ -311,3 +311,6 @@ impl Sessions {
         backend.map_err(|error| (Side::Backend, error))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -144,12 +144,14 @@ fn certificate(r: &mut Reader) -> Option<Certificate> {
         r.findings.push(finding);
     }
     let certificate = Certificate::new(chain, key);
-    let refused = |error| {
-        let finding = Finding::error(r.span_of("key"), "the key does not fit the certificate").label("another's key");
-        let help = format!("name the key with which the certificate was ordered ({error})");
-        r.findings.push(finding.help(help).also(r.span_of("certificate"), "of this certificate"));
-    };
-    certificate.map_err(refused).ok()
+    if certificate.is_none() {
+        let finding = Finding::error(r.span_of("key"), "the key does not fit the certificate")
+            .label("another's key")
+            .help("name the key with which the certificate was ordered")
+            .also(r.span_of("certificate"), "of this certificate");
+        r.findings.push(finding);
+    }
+    certificate
 }
 
 /// `pool.tls`, which fits the addresses of the pool's backends.
