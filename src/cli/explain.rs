@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use super::Misuse;
 use crate::api::{Explanation, Refused, Weighted};
 use crate::config::http::{Action, Http, LimitKey, Policies, RateLimit};
-use crate::config::{self, Bind, Config, Listener, Protocol, contains};
+use crate::config::{self, Bind, Config, Listener, Protocol, contains, format_duration, format_size};
 use crate::gateway::canonical::{Malformed, canonical};
 use crate::gateway::forwarded;
 use crate::gateway::refusal::Refusal;
@@ -236,7 +236,7 @@ fn policies(policies: &Policies) -> Vec<String> {
         }
     });
     words.extend(rate_limits.iter().filter(by_consumer).map(rate_limit));
-    words.push(format!("body {body}"));
+    words.push(format!("body {}", format_size(*body)));
     words
 }
 
@@ -247,8 +247,8 @@ fn rate_limit(limit: &RateLimit) -> String {
         LimitKey::Route => "route",
         LimitKey::Header(name) => name.as_str(),
     });
-    let per = humantime::format_duration(limit.per);
-    format!("limit {} per {per} by {}", limit.limit, keys.collect::<Vec<_>>().join("+"))
+    let per = format_duration(limit.per);
+    format!("limit {}/{per} by {}", limit.limit, keys.collect::<Vec<_>>().join("+"))
 }
 
 /// For people.

@@ -61,7 +61,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, Fault> {
 
 /// Writes a duration in the longest unit that gives a whole number. What is below a millisecond is dropped: the file
 /// cannot say it.
-pub(super) fn format_duration(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if millis == 0 {
         return "0s".to_owned();
@@ -116,7 +116,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, Fault> {
 }
 
 /// Writes a size in the largest unit that gives a whole number.
-pub(super) fn format_size(bytes: u64) -> String {
+pub fn format_size(bytes: u64) -> String {
     let fits = |(_, size): &&(&str, u64)| bytes > 0 && bytes.is_multiple_of(*size);
     let (unit, size) = SIZES.iter().find(fits).unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / size)
