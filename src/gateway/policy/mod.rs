@@ -1,65 +1,238 @@
-//! What is asked of a request before it goes on, one file a policy.
-use super::refusal::Refusal;
-use bytes::Bytes;
-use http::{HeaderMap, Method, Response};
+//! What is asked of a request before it goes on, one file a policy. Their order is the same on every route:
+//! `allow` and `deny`, browsers' questions (they carry no credentials), limits that need nobody's name (so that floods
+//! buy no signature checks), who it is, what that one may, and limits by consumer.
+//!
+//! [`Prepared`] is a route's policies, compiled once for each configuration; [`Kept`] makes them and holds what outlives
+//! a configuration: counts and fetched keys. No request waits and nothing here asks the clock.
+
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-/// x
-#[derive(Default)]
-pub struct Registry;
-/// x
-pub struct Prepared;
-/// x
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+
+use self::auth::Auth;
+use self::cors::{Cors, Granted};
+use self::jwks::Sources;
+use self::jwt::Tokens;
+use self::limit::{Counters, RateLimit, Report};
+use super::refusal::Refusal;
+use crate::config::contains;
+use crate::config::http::{Gateway, LimitKey, Policies};
+
+pub mod auth;
+pub mod cors;
+pub mod jwks;
+pub mod jwt;
+pub mod limit;
+
+/// When a request is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Since any fixed start, by a clock that is never set: for limits.
+    pub since_start: Duration,
+    /// Since 1970: for tokens.
+    pub since_epoch: Duration,
+}
+
+/// A request as policies see it. Its headers become what the backend sees: what a consumer is known by may be taken out,
+/// and what its token says put in.
+#[derive(Debug)]
 pub struct Asked<'r> {
-    /// x
+    /// The method.
     pub method: &'r Method,
-    /// x
-    pub client: IpAddr,
-    /// x
-    pub now: Duration,
-    /// x
-    pub unix: u64,
+    /// The client's address, as far as proxies are trusted; `None` on a unix socket.
+    pub client: Option<IpAddr>,
+    /// The header.
+    pub headers: &'r mut HeaderMap,
+    /// When.
+    pub now: Moment,
 }
-/// x
+
+/// A request that may go on.
+#[derive(Debug)]
 pub struct Admitted {
-    /// x
+    /// Who it is: a consumer's name, or the `sub` of a token.
     pub consumer: Option<Arc<str>>,
-    /// x
-    pub answer: Option<Response<Bytes>>,
+    /// What its response gets, whoever makes it.
+    pub response: OnResponse,
 }
-/// x
+
+/// A request that is answered here.
+#[derive(Debug)]
+pub enum Answer {
+    /// A browser's question: 204 with these.
+    Preflight(HeaderMap),
+    /// It is refused.
+    Refused(Box<Rejection>),
+}
+
+/// Why a request is refused.
+#[derive(Debug)]
 pub struct Rejection {
-    /// x
+    /// Which policy.
     pub refusal: Refusal,
-    /// x
+    /// For the log; never for the client.
     pub detail: Cow<'static, str>,
-    /// x
-    pub headers: HeaderMap,
+    /// What the answer gets.
+    pub response: OnResponse,
 }
-impl Rejection {
-    /// x
-    pub fn new(refusal: Refusal, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { refusal, detail: detail.into(), headers: HeaderMap::new() }
+
+/// What a response gets from policies.
+#[derive(Debug, Default)]
+pub struct OnResponse {
+    cors: Option<Granted>,
+    limits: Option<Report>,
+    others: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl OnResponse {
+    /// Puts it on a response: the backend's, or one of our own.
+    pub fn apply(&self, headers: &mut HeaderMap) {
+        if let Some(granted) = &self.cors {
+            granted.apply(headers);
+        }
+        if let Some(report) = &self.limits {
+            report.apply(headers);
+        }
+        for (name, value) in &self.others {
+            headers.append(name, value.clone());
+        }
     }
 }
-impl From<Refusal> for Rejection {
-    fn from(r: Refusal) -> Self {
-        Self::new(r, "")
-    }
+
+/// What a policy that refuses says.
+#[derive(Debug, PartialEq)]
+struct Refused {
+    refusal: Refusal,
+    detail: Cow<'static, str>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
+
+/// The policies of a route.
+#[derive(Debug)]
+pub struct Prepared {
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+    /// Headers that only tokens may set, of all tables `[jwt.*]`.
+    reserved: Arc<[HeaderName]>,
+    cors: Option<Arc<Cors>>,
+    limits_before: Vec<RateLimit>,
+    auth: Option<Auth>,
+    limits_after: Vec<RateLimit>,
+    /// RateLimit-Policy of them all.
+    limits: HeaderValue,
+}
+
 impl Prepared {
-    /// x
-    pub fn new(_: &crate::config::http::Route, _: &crate::config::http::Gateway, _: &Registry) -> Self {
-        Self
+    /// Asks every policy.
+    ///
+    /// # Errors
+    /// The answer of the first one that does not let it pass.
+    pub fn admit(&self, mut asked: Asked<'_>) -> Result<Admitted, Answer> {
+        for name in &*self.reserved {
+            asked.headers.remove(name);
+        }
+        let mut response = OnResponse::default();
+        if let Some(cors) = &self.cors {
+            if cors::is_preflight(asked.method, asked.headers) && self.allows(asked.client) {
+                return Err(Answer::Preflight(cors.preflight(asked.headers)));
+            }
+            response.cors = Some(Granted::new(cors, asked.headers));
+        }
+        let mut left = String::new();
+        let decision = self.decide(&mut asked, &mut left);
+        response.limits = (!left.is_empty()).then(|| Report { policy: self.limits.clone(), left });
+        match decision {
+            Ok(consumer) => Ok(Admitted { consumer, response }),
+            Err(Refused { refusal, detail, headers }) => {
+                response.others = headers;
+                Err(Answer::Refused(Box::new(Rejection { refusal, detail, response })))
+            }
+        }
     }
-    /// x
-    pub fn admit(&self, _: &Asked<'_>, _: &mut HeaderMap) -> Result<Admitted, Rejection> {
-        Ok(Admitted { consumer: None, answer: None })
+
+    fn decide(&self, asked: &mut Asked<'_>, left: &mut String) -> Result<Option<Arc<str>>, Refused> {
+        if !self.allows(asked.client) {
+            return Err(Refused { refusal: Refusal::Denied, detail: "allow or deny".into(), headers: Vec::new() });
+        }
+        limit::all(&self.limits_before, asked, None, left)?;
+        let Some(auth) = &self.auth else {
+            // Limits by consumer are one limit for all when nobody has a name.
+            limit::all(&self.limits_after, asked, None, left)?;
+            return Ok(None);
+        };
+        let identity = auth.authenticate(asked.headers, asked.now.since_epoch)?;
+        limit::all(&self.limits_after, asked, Some(&identity), left)?;
+        identity.mark(asked.headers);
+        Ok(identity.consumer)
+    }
+
+    /// A client without an address is in no network: an `allow` list refuses it.
+    fn allows(&self, client: Option<IpAddr>) -> bool {
+        match client {
+            Some(client) => !contains(&self.deny, client) && (self.allow.is_empty() || contains(&self.allow, client)),
+            None => self.allow.is_empty(),
+        }
     }
 }
-impl Admitted {
-    /// x
-    pub fn on_response(&self, _: &mut HeaderMap) {}
+
+/// What outlives a configuration.
+#[derive(Debug, Default)]
+pub struct Kept {
+    counters: Counters,
+    sources: Sources,
 }
+
+impl Kept {
+    /// The policies of each route, in the order of the configuration. Limits that have not changed keep their counts, and
+    /// fetched keys stay; what this configuration does not have is forgotten. Has to be called within a runtime of tokio
+    /// when keys are fetched.
+    pub fn prepare(&mut self, gateway: &Gateway) -> Vec<Arc<Prepared>> {
+        let sources = self.sources.renew(&gateway.jwt);
+        let tokens = gateway.jwt.iter().zip(sources);
+        let tokens = tokens.map(|(jwt, source)| (jwt.name.as_str(), Arc::new(Tokens::new(jwt, source))));
+        let tokens: HashMap<&str, Arc<Tokens>> = tokens.collect();
+        let consumers = Arc::new(auth::Consumers::new(&gateway.consumers));
+        let reserved: Arc<[HeaderName]> = reserved_headers(gateway).cloned().collect();
+        let mut counters = Counters::default();
+        let prepare = |policies: &Policies, limits: Vec<RateLimit>| {
+            let policy = limit::policy(&limits);
+            let is_after = |limit: &RateLimit| limit.key.contains(&LimitKey::Consumer);
+            let (limits_after, limits_before) = limits.into_iter().partition(is_after);
+            Prepared {
+                allow: policies.allow.clone(),
+                deny: policies.deny.clone(),
+                reserved: reserved.clone(),
+                cors: policies.cors.as_ref().map(|cors| Arc::new(Cors::new(cors))),
+                limits_before,
+                auth: policies.auth.as_ref().map(|auth| Auth::new(auth, &tokens, &consumers)),
+                limits_after,
+                limits: policy,
+            }
+        };
+        let routes = gateway.routes.iter().map(|route| {
+            let limits = counters.renew(&route.name, &route.policies.rate_limits, &mut self.counters);
+            Arc::new(prepare(&route.policies, limits))
+        });
+        let routes = routes.collect();
+        self.counters = counters;
+        routes
+    }
+
+    /// Until all keys that have to be fetched were asked for once, in vain or not.
+    pub async fn fetched(&self) {
+        self.sources.fetched().await;
+    }
+}
+
+/// The headers that only tokens may set. Who routes by headers removes them from a request first.
+pub fn reserved_headers(gateway: &Gateway) -> impl Iterator<Item = &HeaderName> {
+    gateway.jwt.iter().flat_map(|jwt| jwt.claims_to_headers.iter().map(|(_, name)| name))
+}
+
+#[cfg(test)]
+mod tests;
