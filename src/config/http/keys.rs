@@ -134,7 +134,8 @@ pub struct Key {
 
 #[derive(Clone)]
 enum Verifier {
-    Secret(hmac::Key),
+    /// Two hash states, ten times as large as the other one.
+    Secret(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
@@ -217,7 +218,7 @@ pub fn secret(bytes: &[u8]) -> Result<KeySet, String> {
     }
     let mut set = KeySet::empty_of(secret);
     let key = |algorithm: Algorithm| {
-        let key = hmac::Key::new(algorithm.of_secrets()?, secret);
+        let key = Box::new(hmac::Key::new(algorithm.of_secrets()?, secret));
         Some(Key { algorithm, verifier: Verifier::Secret(key) })
     };
     set.unnamed = Algorithm::ALL.into_iter().filter_map(key).collect();

@@ -174,9 +174,12 @@ fn authorization<'h>(headers: &'h HeaderMap, scheme: &str) -> Result<&'h [u8], F
 /// what finding may tell by its time is a part of the hash of a key, from which no key of 128 random bits can be had.
 #[derive(Debug)]
 pub struct Consumers {
-    by_key: HashMap<[u8; 8], Vec<([u8; 32], Arc<str>)>>,
+    by_key: HashMap<[u8; 8], Vec<KnownKey>>,
     by_name: HashMap<Arc<str>, [u8; 32]>,
 }
+
+/// Its SHA-256, and whose it is.
+type KnownKey = ([u8; 32], Arc<str>);
 
 impl Consumers {
     /// All of the file.

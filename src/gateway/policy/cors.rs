@@ -55,7 +55,9 @@ impl Cors {
         let Some(origin) = self.grants(request) else { return answer };
         answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         answer.insert(ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone());
-        if let Some(headers) = self.headers.as_ref().or(request.get(ACCESS_CONTROL_REQUEST_HEADERS)) {
+        if let Some(headers) = self.headers.as_ref().or(request.get(ACCESS_CONTROL_REQUEST_HEADERS))
+            && !headers.is_empty()
+        {
             answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
         }
         if let Some(age) = &self.max_age {

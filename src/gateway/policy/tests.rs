@@ -415,6 +415,11 @@ fn what_a_page_may_read_is_said_on_every_response_also_on_refusals() {
     let headers = applied(&admitted.response, &backend);
     assert_eq!((all(&headers, "access-control-allow-origin"), all(&headers, "vary")), (vec!["*"], vec!["accept"]));
     assert!(all(&headers, "access-control-allow-credentials").is_empty());
+    let bare = CorsConfig { headers: Some(Vec::new()), ..cors() };
+    let method = (HeaderName::from_static("access-control-request-method"), "GET");
+    let question =
+        self::headers(&[(ORIGIN, "null"), method, (HeaderName::from_static("access-control-request-headers"), "x")]);
+    assert!(!Cors::new(&bare).preflight(&question).contains_key("access-control-allow-headers"), "no header is listed");
 }
 
 proptest! {
