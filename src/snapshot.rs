@@ -62,6 +62,11 @@ impl Snapshot {
         Some(&self.pools[self.names[at] as usize])
     }
 
+    /// The listeners for HTTP.
+    pub fn sites(&self) -> &[Arc<Site>] {
+        &self.sites
+    }
+
     /// The listener for HTTP of this identity, unless it was removed.
     pub fn site(&self, id: ListenerId) -> Option<&Arc<Site>> {
         self.sites.binary_search_by_key(&id, |site| site.id).ok().map(|at| &self.sites[at])

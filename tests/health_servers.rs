@@ -26,7 +26,13 @@ fn target(kind: &str, host: IpAddr, port: u16) -> Target {
     let times = "interval = \"20ms\", timeout = \"10s\", jitter = \"0%\", rise = 1, fall = 1";
     let file = harness::config("", &format!("health = {{ {kind}, {times} }}"), &[harness::entry("db1", address, "")]);
     let config = config::parse("db", file.as_bytes()).unwrap_or_else(|report| panic!("{report}")).config;
-    Target { backend: BackendId(1), name: "db1".into(), endpoint: Endpoint::Ip(address), pool: config.pools[0].clone() }
+    Target {
+        backend: BackendId(1),
+        name: "db1".into(),
+        endpoint: Endpoint::Ip(address),
+        pool: config.pools[0].clone(),
+        tls: None,
+    }
 }
 
 fn tcp(host: IpAddr, port: u16) -> Target {

@@ -97,10 +97,12 @@ pub fn warnings(config: &Config) -> Vec<String> {
                 route.name, by.name
             ));
         }
-        for (open, protected) in table.exposed() {
+        for pairs in table.exposed().chunk_by(|(one, _), (next, _)| one.name == next.name) {
+            let protected: Vec<_> = pairs.iter().map(|(_, protected)| format!("`{}`", protected.name)).collect();
             warnings.push(format!(
-                "the route `{}` asks nobody who they are, and takes requests to hosts and paths of `{}`, which does",
-                open.name, protected.name
+                "the route `{}` asks nobody who they are, and takes requests to hosts and paths of others that do: {}",
+                pairs[0].0.name,
+                protected.join(", ")
             ));
         }
     }

@@ -1,8 +1,9 @@
 //! One request, from its head to the head of its answer: canonical form, client, route, policies, and what the route does.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
 use http::request::Parts;
@@ -16,7 +17,7 @@ use super::canonical::{Canonical, Malformed, canonical};
 use super::client::Client;
 use super::forward::{self, Outgoing};
 use super::forwarded;
-use super::policy::{self, Admitted, Rejection};
+use super::policy::{self, Answer, Moment, Rejection};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::reply;
@@ -24,6 +25,25 @@ use super::route::{Asked, Found};
 use super::sites::{Prepared, SiteTable};
 use crate::config::http::{Action, Edits};
 use crate::snapshot::Snapshot;
+
+/// A request that is answered by the gateway itself.
+struct Failure {
+    refusal: Refusal,
+    /// For the log.
+    detail: Cow<'static, str>,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, detail: "".into() }
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(why: Malformed) -> Self {
+        Self { refusal: Refusal::Malformed, detail: why.to_string().into() }
+    }
+}
 
 /// Answers a request. There is always an answer.
 pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
@@ -36,15 +56,16 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
     }
     let exchange = Exchange { client: &client, snapshot: &snapshot, sites: &sites };
     let outcome = exchange.run(&mut record, parts, incoming).await;
-    let response = outcome.unwrap_or_else(|rejection| {
-        record.refusal = Some(rejection.refusal);
-        tracing::debug!(refusal = rejection.refusal.label(), detail = %rejection.detail, "a request was refused");
-        let mut response = reply::problem(rejection.refusal, record.request_id.as_deref());
-        response.headers_mut().extend(rejection.headers);
-        response
-    });
+    let response = outcome.unwrap_or_else(|failure| refuse(&mut record, failure));
     record.on_answer(response.status());
     response.map(|body| body.with_record(record))
+}
+
+/// The answer to a request that is refused, or has failed.
+fn refuse(record: &mut Record, Failure { refusal, detail }: Failure) -> Response<ResponseBody> {
+    tracing::debug!(refusal = refusal.label(), %detail, "a request was refused");
+    record.refusal = Some(refusal);
+    reply::problem(refusal, record.request_id.as_deref())
 }
 
 /// A request that hyper has answered by itself, since it could not be read.
@@ -69,42 +90,50 @@ impl Exchange<'_> {
         record: &mut Record,
         mut parts: Parts,
         incoming: Incoming,
-    ) -> Result<Response<ResponseBody>, Rejection> {
+    ) -> Result<Response<ResponseBody>, Failure> {
         let client = self.client;
         if parts.headers.len() > client.http().limits.header_fields as usize {
             return Err(Refusal::HeaderTooLarge.into());
         }
-        let canonical = canonical(&parts, client.is_secure(), &self.sites.identity).map_err(malformed)?;
+        let canonical = canonical(&parts, client.is_secure(), &self.sites.identity)?;
         record.on_canonical(&canonical, client.http().log_query);
         let who = forwarded::client(client.end.address, &parts.headers, &client.http().trusted_proxies);
         let id = forwarded::request_id(&parts.headers, who.is_trusted, || client.thread.rng.borrow_mut().u128(..));
         record.on_client(who.address, &id);
-        let found = {
-            let asked =
-                Asked { method: &parts.method, canonical: &canonical, headers: &parts.headers, client: who.address };
-            self.sites.table.find(&asked)
-        };
-        let Some(found) = found else { return Err(Refusal::NoRoute.into()) };
+        // What only tokens may say must not choose a route either.
+        for name in &self.sites.identity {
+            parts.headers.remove(name);
+        }
+        let (method, headers) = (&parts.method, &parts.headers);
+        let asked = Asked { method, canonical: &canonical, headers, client: who.address };
+        let Some(found) = self.sites.table.find(&asked) else { return Err(Refusal::NoRoute.into()) };
         let prepared = &self.sites.routes[found.index];
         record.on_route(prepared);
         client.set_patience(prepared.route.timeout.idle);
-        let admitted = self.admit(prepared, &mut parts, who)?;
-        record.consumer = admitted.consumer.clone();
-        if let Some(answer) = admitted.answer {
-            return Ok(answer.map(ResponseBody::whole));
-        }
+        let now = Moment { since_start: client.thread.since_start(), since_epoch: since_epoch() };
+        let address = client.peer.map(|_| who.address);
+        let asked = policy::Asked { method: &parts.method, client: address, headers: &mut parts.headers, now };
+        let admitted = match prepared.policies.admit(asked) {
+            Ok(admitted) => admitted,
+            Err(Answer::Preflight(headers)) => return Ok(reply::preflight(headers)),
+            Err(Answer::Refused(rejection)) => {
+                let Rejection { refusal, detail, response: own } = *rejection;
+                let mut response = refuse(record, Failure { refusal, detail });
+                own.apply(response.headers_mut());
+                return Ok(response);
+            }
+        };
+        record.consumer = admitted.consumer;
         let onward = Onward { prepared, found, canonical: &canonical, who, id };
-        let mut response = self.act(record, onward, parts, incoming).await?;
-        edit(response.headers_mut(), &prepared.route.response_headers);
-        admitted.on_response(response.headers_mut());
+        let mut response = match self.act(record, onward, parts, incoming).await {
+            Ok(mut response) => {
+                edit(response.headers_mut(), &prepared.route.response_headers);
+                response
+            }
+            Err(failure) => refuse(record, failure),
+        };
+        admitted.response.apply(response.headers_mut());
         Ok(response)
-    }
-
-    fn admit(&self, prepared: &Prepared, parts: &mut Parts, who: forwarded::Client) -> Result<Admitted, Rejection> {
-        let now = self.client.thread.now();
-        let since = self.client.thread.shared.since(now);
-        let asked = policy::Asked { method: &parts.method, client: who.address, now: since, unix: unix_time() };
-        prepared.policies.admit(&asked, &mut parts.headers)
     }
 
     async fn act(
@@ -113,7 +142,7 @@ impl Exchange<'_> {
         onward: Onward<'_>,
         parts: Parts,
         incoming: Incoming,
-    ) -> Result<Response<ResponseBody>, Rejection> {
+    ) -> Result<Response<ResponseBody>, Failure> {
         match &onward.prepared.route.action {
             Action::Reply { status, content_type, body } => {
                 Ok(reply::fixed(*status, content_type, body.clone().into()))
@@ -131,7 +160,7 @@ impl Exchange<'_> {
         onward: Onward<'_>,
         mut parts: Parts,
         incoming: Incoming,
-    ) -> Result<Response<ResponseBody>, Rejection> {
+    ) -> Result<Response<ResponseBody>, Failure> {
         let (client, route) = (self.client, &*onward.prepared.route);
         let thread = &client.thread;
         let pool = onward.prepared.pool(&mut thread.rng.borrow_mut()).and_then(|name| self.snapshot.pool_named(name));
@@ -150,7 +179,7 @@ impl Exchange<'_> {
             return Err(Refusal::BodyTooLarge.into());
         }
         let protocol = upgrade(&mut parts)?;
-        forwarded::strip_request(&mut parts.headers, &self.sites.identity).map_err(malformed)?;
+        forwarded::strip_request(&mut parts.headers, &self.sites.identity)?;
         onward.announce(client, &mut parts)?;
         if let Some(protocol) = &protocol {
             parts.headers.insert(UPGRADE, protocol.clone());
@@ -171,7 +200,7 @@ impl Exchange<'_> {
                 tracing::warn!(pool = pool.config.name, "too many answers are errors: the breaker is open");
             }
         }
-        let mut response = outcome.map_err(Rejection::from)?;
+        let mut response = outcome.map_err(Failure::from)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let agreed = response.headers().get(UPGRADE).cloned();
             forwarded::strip_response(response.headers_mut());
@@ -195,25 +224,21 @@ struct Onward<'e> {
 
 impl Onward<'_> {
     /// Makes the head what the backend sees.
-    fn announce(&self, client: &Client, parts: &mut Parts) -> Result<(), Rejection> {
+    fn announce(&self, client: &Client, parts: &mut Parts) -> Result<(), Malformed> {
         client.end.announce(&mut parts.headers, self.canonical, self.who, self.id.clone());
         parts.headers.insert(HOST, self.canonical.authority().clone());
         // The client was told to go on when its body was asked for.
         parts.headers.remove(EXPECT);
         let path = self.found.forwarded(self.canonical);
-        parts.uri = Uri::from(path.map_err(|why| Rejection::new(Refusal::Malformed, why.to_string()))?);
+        parts.uri = Uri::from(path?);
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
         Ok(())
     }
 }
 
-fn malformed(why: Malformed) -> Rejection {
-    Rejection::new(Refusal::Malformed, why.to_string())
-}
-
 /// The protocol that a request asks to switch to (RFC 9110, 7.8).
-fn upgrade(parts: &mut Parts) -> Result<Option<HeaderValue>, Rejection> {
+fn upgrade(parts: &mut Parts) -> Result<Option<HeaderValue>, Failure> {
     let Some(protocol) = parts.headers.get(UPGRADE).cloned() else { return Ok(None) };
     let listed = parts.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let is_asked = listed.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
@@ -245,8 +270,8 @@ fn edit(headers: &mut HeaderMap, edits: &Edits) {
     }
 }
 
-/// Seconds since 1970, which tokens are dated in.
-#[allow(clippy::disallowed_methods)] // the time of day, which the policies are given
-fn unix_time() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// The time of day, which tokens are dated in.
+#[allow(clippy::disallowed_methods)] // the policies are given it
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::refusal::Refusal;
@@ -28,5 +28,13 @@ pub fn redirect(status: StatusCode, location: HeaderValue) -> Response<ResponseB
     let mut response = Response::new(ResponseBody::whole(Bytes::new()));
     *response.status_mut() = status;
     response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+/// The answer to a browser that asks what it may do.
+pub fn preflight(headers: HeaderMap) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::whole(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    *response.headers_mut() = headers;
     response
 }

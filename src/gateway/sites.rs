@@ -19,8 +19,6 @@ use crate::stats::RouteCounts;
 #[derive(Default)]
 pub struct Registry {
     state: Mutex<State>,
-    /// What policies keep.
-    pub policies: policy::Registry,
 }
 
 #[derive(Default)]
@@ -28,6 +26,10 @@ struct State {
     /// The file that `tables` was made of.
     gateway: Option<Arc<Gateway>>,
     tables: HashMap<String, Arc<SiteTable>>,
+    /// What policies keep over files.
+    kept: policy::Kept,
+    /// The policies of each route of the file.
+    policies: Vec<Arc<policy::Prepared>>,
     /// By listener and route; "" = outside of all routes.
     stats: HashMap<(String, String), Arc<RouteStats>>,
     breakers: HashMap<PoolId, Arc<Mutex<Breaker>>>,
@@ -52,7 +54,7 @@ pub struct Prepared {
     /// What the file says.
     pub route: Arc<Route>,
     /// What it asks of a client.
-    pub policies: policy::Prepared,
+    pub policies: Arc<policy::Prepared>,
     /// Its counts.
     pub stats: Arc<RouteStats>,
 }
@@ -92,28 +94,26 @@ impl Registry {
         if !state.gateway.as_ref().is_some_and(|current| Arc::ptr_eq(current, gateway)) {
             state.gateway = Some(gateway.clone());
             state.tables.clear();
+            state.policies = state.kept.prepare(gateway);
             let routes = &gateway.routes;
             state.stats.retain(|(_, name), _| name.is_empty() || routes.iter().any(|route| route.name == *name));
         }
         if let Some(table) = state.tables.get(listener) {
             return table.clone();
         }
+        let State { stats, policies, .. } = &mut *state;
         let mut stats = |route: &str| {
             let key = (listener.to_owned(), route.to_owned());
-            state.stats.entry(key).or_insert_with(|| Arc::new(RouteStats::new(threads))).clone()
+            stats.entry(key).or_insert_with(|| Arc::new(RouteStats::new(threads))).clone()
         };
-        let table = Table::build(gateway, listener);
-        let routes = table.routes().map(|route| {
-            Arc::new(Prepared {
-                name: route.name.as_str().into(),
-                policies: policy::Prepared::new(route, gateway, &self.policies),
-                stats: stats(&route.name),
-                route: route.clone(),
-            })
+        let own = gateway.routes.iter().zip(policies).filter(|(route, _)| route.listener == listener);
+        let routes = own.map(|(route, policies)| {
+            let (name, route) = (route.name.as_str().into(), route.clone());
+            Arc::new(Prepared { name, policies: policies.clone(), stats: stats(&route.name), route })
         });
-        let routes = routes.collect();
-        let claims = gateway.jwt.iter().flat_map(|jwt| jwt.claims_to_headers.iter().map(|(_, header)| header.clone()));
-        let made = SiteTable { table, routes, outside: stats(""), identity: claims.collect() };
+        let (table, routes) = (Table::build(gateway, listener), routes.collect());
+        let identity = policy::reserved_headers(gateway).cloned().collect();
+        let made = SiteTable { table, routes, outside: stats(""), identity };
         let made = Arc::new(made);
         state.tables.insert(listener.to_owned(), made.clone());
         made

@@ -153,6 +153,14 @@ impl Thread {
         self.sites.borrow_mut().table(&self.shared.registry, threads, &snapshot.gateway, &site.config.name)
     }
 
+    /// Makes the routes of the file ready before a request needs them, and begins to fetch keys.
+    fn prepare(&self) {
+        let snapshot = self.snapshot();
+        for site in snapshot.sites() {
+            self.table(&snapshot, site);
+        }
+    }
+
     /// Its own counts.
     pub fn stats(&self) -> &WorkerStats {
         &self.shared.threads[self.index]
@@ -164,6 +172,11 @@ impl Thread {
         Instant::now()
     }
 
+    /// This moment for limits and breakers.
+    pub fn since_start(&self) -> Duration {
+        self.shared.since(self.now())
+    }
+
     /// A number that no other connection or request of the process has.
     pub fn next_id(&self) -> u64 {
         self.opened.set(self.opened.get() + 1);
@@ -172,8 +185,12 @@ impl Thread {
 
     fn on_command(self: &Rc<Self>, command: Command) {
         match command {
-            Command::Wake | Command::Stop => {}
-            Command::Listen { listener, bind, socket } => self.listen(listener, bind, socket),
+            Command::Wake => self.prepare(),
+            Command::Stop => {}
+            Command::Listen { listener, bind, socket } => {
+                self.prepare();
+                self.listen(listener, bind, socket);
+            }
             Command::Unlisten { listener, bind } => self.unlisten_if(|key| *key == (listener, bind.clone())),
             Command::Drain { scope, deadline, spread } => {
                 if scope == Scope::All {

@@ -59,7 +59,7 @@ impl Tokens {
     /// With the source of its keys when they are fetched.
     pub fn new(config: &Arc<Jwt>, source: Option<Arc<Source>>) -> Self {
         let keys = match (&config.keys, source) {
-            (KeySource::Fixed(keys), _) => Keys::Fixed(Arc::new(keys.clone())),
+            (KeySource::Fixed { keys, .. }, _) => Keys::Fixed(Arc::new(keys.clone())),
             (KeySource::Url { .. }, Some(source)) => Keys::Fetched(source),
             // No key at all: no token counts.
             (KeySource::Url { .. }, None) => Keys::Fixed(Arc::default()),

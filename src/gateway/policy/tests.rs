@@ -31,7 +31,7 @@ fn jwt() -> Arc<Jwt> {
         issuer: None,
         audience: Vec::new(),
         algorithms: vec![Algorithm::HS256],
-        keys: KeySource::Fixed(secret(SECRET).unwrap()),
+        keys: KeySource::Fixed { path: "secret".into(), keys: secret(SECRET).unwrap() },
         leeway: Duration::ZERO,
         require: vec![("scope".into(), vec!["read".into()])],
         claims_to_headers: vec![("sub".into(), USER), ("role".into(), HeaderName::from_static("x-role"))],

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::path::{Class, End, Segment, Shape};
-use super::{Known, Table, conditions, ranked};
+use super::{Known, Table, ranked};
 use crate::config::http::{Action, HostPattern, Match, Route, ValuePattern};
 
 type Entry = (usize, Option<HostPattern>);
@@ -34,7 +34,8 @@ impl Table {
         for (open_rank, open) in entries.iter().enumerate().filter(|(_, (at, _))| is_open(&self.routes[*at])) {
             let protected = entries.iter().enumerate().filter(|(_, (at, _))| is_protected(&self.routes[*at]));
             for (rank, protected) in protected {
-                let takes = open_rank < rank || conditions(&self.routes[protected.0].route.matches) > 0;
+                let [asks, others] = [protected.0, open.0].map(|at| &self.routes[at].route.matches);
+                let takes = open_rank < rank || !conditions_cover(asks, others);
                 if takes && self.meets(open, protected) && !pairs.contains(&(open.0, protected.0)) {
                     pairs.push((open.0, protected.0));
                 }

@@ -332,6 +332,7 @@ fn an_open_route_that_takes_requests_of_a_protected_one_is_named() {
         (vec![secret(" /admin/*"), route(" *")], false),
         (vec![secret_get(" /admin/*"), route(" *")], true),
         (vec![secret_get(" /admin/*"), with(" *", |route| route.matches.methods = vec![Method::PUT])], false),
+        (vec![secret_get(" /admin/*"), get(" *")], false),
         (vec![secret(" /admin/*"), route(" /{x}/status")], true),
         (vec![secret(" /admin/*"), get(" /{x}")], true),
         (vec![secret(" /admin/{x}"), route(" /admin")], false),

@@ -29,7 +29,7 @@ fn table(keys: KeySet, algorithms: &[Algorithm]) -> Jwt {
         issuer: None,
         audience: Vec::new(),
         algorithms: algorithms.to_vec(),
-        keys: KeySource::Fixed(keys),
+        keys: KeySource::Fixed { path: "keys".into(), keys },
         leeway: Duration::ZERO,
         require: Vec::new(),
         claims_to_headers: Vec::new(),
