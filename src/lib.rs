@@ -46,13 +46,14 @@
 //! **A TCP connection.** `worker::turn` finds a listening socket readable; `worker::accept` takes a bounded batch, looks
 //! at the limits of process and listener and at `allow` and `deny`, and gives the client to the least loaded worker.
 //! `worker::open` inserts it into the slab, reads its PROXY header where one is due, asks the client's own limits, reads
-//! as much of its TLS hello as names the server where the listener routes by that, lets the pool pick a backend (which
-//! reserves a place on it), and connects without blocking. An attempt that fails is noted to control and leads to another
+//! as much of its TLS hello as names the server where the listener routes by that (or ends the client's TLS where it has a
+//! certificate: `worker::secure`, a few handshakes a turn), lets the pool pick a backend (which reserves a place on it),
+//! and connects without blocking, where the pool has `tls` up to the end of the handshake. An attempt that fails is noted to control and leads to another
 //! backend; a full pool leads to the queue. Once the backend answers, what was read goes first, and `tcp::relay` pumps
 //! its two halves within a budget a turn: small messages through the worker's scratch buffer, streams through a borrowed
 //! pipe, after those who say little. What is left when the budget is spent goes on the run queue, for no new edge will
-//! come. A FIN is passed on when
-//! everything before it has been; then the other side has its own deadline. `worker::tcp::close` is the end: it gives
+//! come. Around TLS `tcp::tls` has a session for each side that speaks it, and the relay sees what is inside. A FIN is passed
+//! on when everything before it has been; then the other side has its own deadline. `worker::tcp::close` is the end: it gives
 //! the pipes back, resets or closes both sockets, counts and logs the reason, gives the reserved places back and calls
 //! whoever is next in the queue.
 //!
