@@ -554,3 +554,30 @@ fn checks_of_tls_and_through_tls_see_what_clients_would() {
     }
     wait_until(SOON, "the reason is shown", || evener.backend("verified", "b1").to_string().contains("UnknownIssuer"));
 }
+
+// --- Memory ---------------------------------------------------------------------------------------------------------------
+
+/// Bytes that an idle connection may cost this process, beside what the kernel holds for it.
+const IDLE_BYTES_MAX: u64 = 16 * 1024;
+
+#[test]
+fn an_idle_connection_costs_little_memory() {
+    const CLIENTS: u64 = 500;
+    harness::allow_many_files();
+    let ca = Authority::new();
+    let backend = Backend::echo();
+    let evener = Evener::start(&web(&backend, &ca.sign(&["localhost"]), ""));
+    let (port, config) = (evener.port("web"), ca.client(None));
+    let open = |count: u64| {
+        let mut clients: Vec<Client> = (0..count).map(|_| secure(port, &config, "localhost")).collect();
+        // More than a record, so that every buffer has been used.
+        let message = vec![7; 40_000];
+        clients.iter_mut().for_each(|client| assert!(exchange(client, &message) == message));
+        clients
+    };
+    let _first = open(50);
+    let before = harness::memory_of(evener.pid());
+    let _clients = open(CLIENTS);
+    let each = harness::memory_of(evener.pid()).saturating_sub(before) / CLIENTS;
+    assert!(each < IDLE_BYTES_MAX, "{each} bytes for each idle connection");
+}

@@ -110,10 +110,15 @@ impl Session {
                 self.look_again()?;
                 continue;
             }
-            match stream.recv(into)? {
+            match stream.recv(into) {
                 // The reader knows from now on whether it is the end or a cut.
-                0 => drop(self.tls.read_tls(&mut io::empty())?),
-                got => self.look_at(&into[..got])?,
+                Ok(0) => drop(self.tls.read_tls(&mut io::empty())?),
+                Ok(got) => self.look_at(&into[..got])?,
+                Err(error) => {
+                    // Nothing comes for a while: the buffer for records, which shrinks when it is read into, may go.
+                    let _ = self.tls.read_tls(&mut Nothing);
+                    return Err(error);
+                }
             }
         }
     }
@@ -169,6 +174,15 @@ impl Session {
         self.tls.send_close_notify();
         self.fin_due = true;
         self.flush(stream)
+    }
+}
+
+/// A stream from which nothing comes now.
+struct Nothing;
+
+impl Read for Nothing {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
@@ -243,9 +257,9 @@ impl<S: Stream> Stream for Ended<'_, S> {
 #[derive(Debug, Default)]
 pub struct Sessions {
     /// With the client.
-    pub client: Option<Session>,
+    pub client: Option<Box<Session>>,
     /// With the backend.
-    pub backend: Option<Session>,
+    pub backend: Option<Box<Session>>,
     /// Both directions are over, and a session has last words to write.
     end: Option<End>,
 }
@@ -279,8 +293,8 @@ impl Sessions {
         // What a session holds the relay does not know of, so the event may be for it. An error comes again.
         let _ = self.flush(client, backend);
         let progress = relay.pump(
-            &mut Ended { stream: client, session: self.client.as_mut() },
-            &mut Ended { stream: backend, session: self.backend.as_mut() },
+            &mut Ended { stream: client, session: self.client.as_deref_mut() },
+            &mut Ended { stream: backend, session: self.backend.as_deref_mut() },
             room,
         );
         match progress {
@@ -297,7 +311,7 @@ impl Sessions {
     fn conclude<S: Stream>(&mut self, end: End, client: &mut S, backend: &mut S) -> Progress {
         match self.flush(client, backend) {
             Err((side, error)) => Progress::Ended(End::fault(side, Fault::of(&error))),
-            Ok(()) if [&self.client, &self.backend].into_iter().flatten().any(Session::wants_write) => {
+            Ok(()) if [&self.client, &self.backend].into_iter().flatten().any(|session| session.wants_write()) => {
                 Progress::Waiting
             }
             Ok(()) => Progress::Ended(end),

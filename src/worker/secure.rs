@@ -30,7 +30,7 @@ impl Worker {
         let received = std::mem::take(&mut setup.received);
         let is_here = !received.is_empty();
         match Session::with_client(config, received) {
-            Ok(session) => connection.tls.get_or_insert_default().client = Some(session),
+            Ok(session) => connection.tls.get_or_insert_default().client = Some(Box::new(session)),
             Err(error) => return self.client_failed(key, &io::Error::other(error)),
         }
         self.wait(key, Step::Handshake, time);
@@ -43,8 +43,8 @@ impl Worker {
     pub fn on_handshake_event(&mut self, key: Key, side: Side, ready: Readiness) {
         let sessions = self.connections[key.slot as usize].tls.as_ref();
         let session = sessions.and_then(|sessions| match side {
-            Side::Client => sessions.client.as_ref(),
-            Side::Backend => sessions.backend.as_ref(),
+            Side::Client => sessions.client.as_deref(),
+            Side::Backend => sessions.backend.as_deref(),
         });
         if ready.readable || ready.fin || ready.error || session.is_some_and(Session::wants_write) {
             self.shake_later(key);
@@ -124,7 +124,7 @@ impl Worker {
         let tls = connection.tls.get_or_insert_default();
         if let Some((config, name)) = setup.proves.take() {
             match Session::with_backend(config, name) {
-                Ok(session) => tls.backend = Some(session),
+                Ok(session) => tls.backend = Some(Box::new(session)),
                 Err(error) => return self.backend_failed(key, &io::Error::other(error)),
             }
         }

@@ -202,12 +202,12 @@ fn run(seed: u64) -> CloseReason {
         let early = rng.usize(0..=arrived.arrived.len());
         let received = arrived.arrived.drain(..early).collect();
         drop(arrived);
-        let session = sessions.client.insert(Session::with_client(server.clone(), received).unwrap());
+        let session = sessions.client.insert(Box::new(Session::with_client(server.clone(), received).unwrap()));
         shake(session, &mut client_socket, &mut near, &mut rng);
         assert_eq!(session.server_name(), Some("localhost"));
     }
     if with_backend {
-        let session = sessions.backend.insert(Session::with_backend(client.clone(), name()).unwrap());
+        let session = sessions.backend.insert(Box::new(Session::with_backend(client.clone(), name()).unwrap()));
         shake(session, &mut backend_socket, &mut far, &mut rng);
     }
     let mut room: Room<NoPipe> = Room::new(4);
