@@ -195,3 +195,73 @@ impl ServerCertVerifier for Anybody {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, parse};
+
+    const SHOP: &str = "certificate = \"tests/conf/tls/shop.pem\", key = \"tests/conf/tls/shop.key\"";
+    const DB: &str = "certificate = \"tests/conf/tls/db.pem\", key = \"tests/conf/tls/db.key\"";
+
+    fn read(listener: &str, pool: &str) -> Config {
+        let text = format!(
+            "[listener.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\ntls = {listener}\n\n[pool.a]\nbackends = [\"127.0.0.1:1\"]\ntls = {pool}\n"
+        );
+        parse("evener.toml", text.as_bytes()).unwrap_or_else(|report| panic!("{report}")).config
+    }
+
+    fn to_clients(tls: &str) -> ListenerTls {
+        read(tls, "{ verify = false }").listeners[0].tls.clone().unwrap()
+    }
+
+    #[test]
+    fn a_name_has_its_own_certificate_before_that_of_a_wildcard() {
+        let tls = to_clients(&format!("[{{ {DB} }}, {{ {SHOP} }}]"));
+        let by_name = ByName::new(&tls.certificates);
+        let [db, shop] = [0, 1].map(|at| &tls.certificates[at].chain);
+        for (name, chain) in [
+            ("db.example.com", Some(db)),
+            ("shop.example.com", Some(shop)),
+            ("shop.example.com.", Some(shop)),
+            ("x.shop.example.com", Some(shop)),
+            ("y.x.shop.example.com", None),
+            ("x.db.example.com", None),
+            ("example.com", None),
+            ("com", None),
+            ("", None),
+        ] {
+            let found = by_name.of(name);
+            assert!(found.len() <= 1 && found.first().map(Arc::as_ptr) == chain.map(Arc::as_ptr), "{name}");
+        }
+    }
+
+    #[test]
+    fn sessions_outlive_a_reload_as_long_as_the_same_clients_may_come() {
+        let open = to_clients(&format!("{{ {SHOP} }}"));
+        let renewed = to_clients(&format!("{{ {DB}, min_version = \"1.3\" }}"));
+        let shut = to_clients(&format!("{{ {SHOP}, client_ca = \"tests/conf/tls/ca.pem\" }}"));
+        let first = server(&open, None);
+        assert!(first.ticketer.enabled());
+        let keeps = |tls: &ListenerTls| Arc::ptr_eq(&server(tls, Some((&open, &first))).ticketer, &first.ticketer);
+        assert!(keeps(&renewed) && !keeps(&shut));
+        assert!(!Arc::ptr_eq(&server(&open, None).ticketer, &first.ticketer), "another listener has its own");
+    }
+
+    #[test]
+    fn a_backend_is_asked_for_the_name_of_the_file_or_for_its_address() {
+        let asked = |tls: &str, address: &Address| {
+            let pool = read(&format!("{{ {SHOP} }}"), tls).pools[0].clone();
+            let made = ToBackends::new(pool.tls.as_ref().unwrap(), pool.http.alpn());
+            made.name_of(address).map(|name| name.to_str().into_owned())
+        };
+        let host = |name: &str| Address::Host { name: name.to_owned(), port: 1 };
+        let addresses = [Address::Ip("[::1]:1".parse().unwrap()), host("db.internal."), Address::Unix("/tmp/x".into())];
+        let names = addresses.clone().map(|address| asked("{ verify = false }", &address));
+        assert_eq!(names.map(Option::unwrap), ["::1", "db.internal", "localhost"]);
+        for address in addresses {
+            let name = asked("{ server_name = \"db.example.com\", verify = false }", &address);
+            assert_eq!(name.as_deref(), Some("db.example.com"));
+        }
+    }
+}
