@@ -11,7 +11,7 @@ use super::status::Scene;
 use super::wanted::Wanted;
 use crate::access::Journal;
 use crate::config::sample;
-use crate::stats::WorkersStats;
+use crate::stats::{RouteCounts, WorkersStats};
 use crate::sys::datagram::Offload;
 
 /// Shows the scene after a change: listeners "web" and, for datagrams, "dns"; pool "app" with "a" and "b".
@@ -28,7 +28,13 @@ pub fn show<T>(change: impl FnOnce(&mut Wanted, &WorkersStats), tell: impl FnOnc
         listeners: &Listeners::new(2, Offload::NONE),
         threads: &workers,
         workers: 2,
-        routes: Vec::new(),
+        routes: vec![RouteCounts {
+            listener: "api".to_owned(),
+            route: "all".to_owned(),
+            by_status: vec![(200, 5)],
+            refused: vec![("limited", 2)],
+            seconds: vec![(5, 5_000)],
+        }],
         journal: &Journal::default(),
         generation: 7,
         max_connections: 1000,
