@@ -70,7 +70,7 @@ impl Body for RequestBody {
             };
             *left = rest;
         }
-        if frame.is_none() || incoming.is_end_stream() {
+        if is_last(&frame) || incoming.is_end_stream() {
             intake.complete.set(true);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Cut::from)))
@@ -142,7 +142,7 @@ impl ResponseBody {
     /// A backend's answer.
     pub fn stream(stream: Stream) -> Self {
         let mut body = Self { content: Content::Stream(Box::new(stream)), record: None };
-        body.settle();
+        body.settle(false);
         body
     }
 
@@ -153,9 +153,9 @@ impl ResponseBody {
     }
 
     /// Lays the connection by once nothing more will come.
-    fn settle(&mut self) {
+    fn settle(&mut self, is_over: bool) {
         if let Content::Stream(stream) = &mut self.content
-            && stream.incoming.is_end_stream()
+            && (is_over || stream.incoming.is_end_stream())
             && let Some(carrier) = stream.carrier.take()
         {
             carrier.lay_by();
@@ -170,6 +170,11 @@ impl ResponseBody {
             None => {}
         }
     }
+}
+
+/// Whether a body is over with this frame: nobody need ask again after trailers.
+fn is_last<E>(frame: &Option<Result<Frame<Bytes>, E>>) -> bool {
+    frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers))
 }
 
 impl Stream {
@@ -197,7 +202,7 @@ impl Body for ResponseBody {
             Content::Stream(stream) => ready!(stream.poll(cx)),
         };
         this.note(&frame);
-        this.settle();
+        this.settle(is_last(&frame));
         Poll::Ready(frame)
     }
 
