@@ -3,14 +3,15 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::table::count;
+use super::table::{Cell, Paper, count, render};
 use super::{Misuse, coloured, explain};
 use crate::config;
 use crate::control::capacity;
 use crate::control::log::wants_colour;
 use crate::sys::process::raise_nofile;
 
-/// Says what is wrong with the file, or that nothing is; prints the effective configuration when asked.
+/// Says what is wrong with the file, or that nothing is, and what each route asks of clients; prints the effective
+/// configuration when asked.
 pub fn check(path: &Path, print: bool) -> anyhow::Result<()> {
     let read = config::load(path).map_err(Misuse::file)?;
     let mut stderr = io::stderr().lock();
@@ -35,13 +36,17 @@ pub fn check(path: &Path, print: bool) -> anyhow::Result<()> {
     let (good, plain) = if coloured() { ("\x1b[32m", "\x1b[0m") } else { ("", "") };
     let backends: usize = read.config.pools.iter().map(|pool| pool.backends.len()).sum();
     let (listeners, pools) = (read.config.listeners.len(), read.config.pools.len());
-    writeln!(
-        stdout,
-        "{}: {good}valid{plain} ({}, {}, {})",
-        path.display(),
-        count(listeners, "listener"),
-        count(pools, "pool"),
-        count(backends, "backend")
-    )?;
+    let routes = read.config.gateway.summary();
+    let mut counts = vec![count(listeners, "listener"), count(pools, "pool"), count(backends, "backend")];
+    if !routes.is_empty() {
+        counts.push(count(routes.len(), "route"));
+    }
+    writeln!(stdout, "{}: {good}valid{plain} ({})", path.display(), counts.join(", "))?;
+    if !routes.is_empty() {
+        let rows: Vec<Vec<Cell>> = routes.iter().map(|row| row.iter().map(Cell::text).collect()).collect();
+        let mut table = String::new();
+        render(&["ROUTE", "MATCHES", "GOES TO", "ASKS IN THIS ORDER"], &rows, &[], Paper::of_stdout(), &mut table);
+        write!(stdout, "\n{table}")?;
+    }
     Ok(())
 }

@@ -15,6 +15,7 @@ pub mod http;
 #[cfg(not(feature = "gateway"))]
 #[path = "no_http.rs"]
 pub mod http;
+mod named_file;
 mod payload;
 mod print;
 mod raw;

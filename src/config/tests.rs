@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 const EVERYTHING: &str = include_str!("../../tests/conf/valid/everything.toml");
+const HTTP: &str = include_str!("../../tests/conf/valid/http.toml");
 const DATABASE: &str = include_str!("../../conf/database.toml");
 
 /// Far more than it takes, far less than a quadratic pass over the file would take.
@@ -154,6 +155,9 @@ fn a_long_or_hostile_value_makes_no_long_or_hostile_message() {
     }
 }
 
+#[cfg(feature = "gateway")]
+mod gateway;
+
 #[test]
 fn tables_keep_the_order_of_the_file() {
     let config = read(DATABASE);
@@ -237,9 +241,9 @@ proptest! {
     #[test]
     fn no_change_to_a_valid_file_makes_it_panic(
         edits in proptest::collection::vec((any::<prop::sample::Index>(), 0usize..12, "[\\[\\]{}=\",.:\\n #a-z0-9é%/-]{0,6}"), 1..6),
-        database in any::<bool>(),
+        file in prop::sample::select(&[DATABASE, EVERYTHING, HTTP][..]),
     ) {
-        let mut bytes = if database { DATABASE } else { EVERYTHING }.as_bytes().to_vec();
+        let mut bytes = file.as_bytes().to_vec();
         for (at, length, with) in edits {
             let start = at.index(bytes.len());
             let end = (start + length).min(bytes.len());

@@ -3,8 +3,6 @@
 //! paths are.
 
 use std::fmt;
-use std::fs::{File, Metadata};
-use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -19,6 +17,7 @@ use rustls::sign::{CertifiedKey, SigningKey};
 use toml::de::DeValue;
 
 use super::Address;
+use super::named_file::read_file;
 use super::raw::{Fault, fault, text};
 
 /// A larger file is no chain of certificates, no key and no list of authorities.
@@ -149,7 +148,7 @@ pub(super) struct Key {
 
 /// The file of `certificate`.
 pub(super) fn read_chain(value: &DeValue) -> Result<Chain, Fault> {
-    let (path, pem, _) = read_file(value)?;
+    let (path, pem, _) = read_file(value, PEM_BYTES_MAX)?;
     let certificates = certificates(&pem)?;
     for (at, certificate) in certificates.iter().enumerate() {
         if let Err(error) = ParsedCertificate::try_from(certificate) {
@@ -163,7 +162,7 @@ pub(super) fn read_chain(value: &DeValue) -> Result<Chain, Fault> {
 
 /// The file of `key`.
 pub(super) fn read_key(value: &DeValue) -> Result<Key, Fault> {
-    let (path, pem, metadata) = read_file(value)?;
+    let (path, pem, metadata) = read_file(value, PEM_BYTES_MAX)?;
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
         Error::NoItemsFound if pem.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED) => {
             fault("the key is locked by a password", "an encrypted key")
@@ -187,7 +186,7 @@ pub(super) fn read_authorities(value: &DeValue, host_allowed: bool) -> Result<Op
     if text(value)?.is_empty() {
         return if host_allowed { host_authorities().map(Some) } else { Ok(None) };
     }
-    let (path, pem, _) = read_file(value)?;
+    let (path, pem, _) = read_file(value, PEM_BYTES_MAX)?;
     let mut roots = RootCertStore::empty();
     for (at, certificate) in certificates(&pem)?.into_iter().enumerate() {
         roots.add(certificate).map_err(|error| broken(at, &error))?;
@@ -225,31 +224,4 @@ fn broken(at: usize, error: &dyn fmt::Display) -> Fault {
     let error = error.to_string();
     let why = error.trim_start_matches("invalid peer certificate: ");
     fault(format!("certificate {} of this file is broken: {why}", at + 1), "broken")
-}
-
-/// The bytes of a regular file: a reload reads it again.
-fn read_file(value: &DeValue) -> Result<(PathBuf, Vec<u8>, Metadata), Fault> {
-    let name = text(value)?;
-    if name.is_empty() || name.contains('\0') {
-        return Err(fault("it is the name of a file", "not a name"));
-    }
-    let refuse = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => fault("there is no such file", "not found")
-            .help("write the whole path; a relative one begins where evener was started"),
-        ErrorKind::PermissionDenied => fault("the file may not be read", "no permission")
-            .help("let the user that runs evener read it and enter its folders"),
-        _ => fault(format!("the file cannot be read: {error}"), "not readable"),
-    };
-    let path = PathBuf::from(name);
-    // Asked before it is opened: opening a pipe would wait for its writer.
-    let metadata = std::fs::metadata(&path).map_err(refuse)?;
-    if !metadata.is_file() {
-        return Err(fault("this is not a regular file", "not a file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(&path).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(refuse)?;
-    if bytes.len() as u64 > PEM_BYTES_MAX {
-        return Err(fault(format!("the file is larger than {} MiB", PEM_BYTES_MAX / (1024 * 1024)), "too large"));
-    }
-    Ok((path, bytes, metadata))
 }

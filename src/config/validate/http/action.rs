@@ -28,7 +28,7 @@ const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=
 pub(super) fn read(r: &mut Reader, names: &[String]) -> (Option<Action>, Vec<Used>) {
     let given: Vec<&str> = ACTIONS.into_iter().filter(|key| r.has(key)).collect();
     match given[..] {
-        [] => r.missing("pool", "pool = \"NAME\"` (or `pools`, `redirect` or `reply"),
+        [] => r.missing("pool", "pool = \"NAME\"`, `pools`, `redirect` or `reply"),
         [_] => {}
         [first, second, ..] => {
             let finding = Finding::error(r.key_span(second), format!("`{first}` and `{second}` do not go together"))
@@ -122,6 +122,13 @@ fn destination(value: &DeValue, names: &[String]) -> Result<String, Fault> {
     if to.len() > REDIRECT_BYTES_MAX || !to.bytes().all(|b| b.is_ascii_graphic()) {
         let what = format!("a destination has at most {REDIRECT_BYTES_MAX} visible ASCII characters");
         return Err(fault(what, "not a destination").help("percent-encode all others"));
+    }
+    // Up to here the name of a host can go on.
+    let ends = ["/", "?", "{path}", "{query}"].into_iter().filter_map(|end| authority?.find(end)).min();
+    let host = authority.map(|authority| &authority[..ends.unwrap_or(authority.len())]);
+    if host.is_some_and(|host| host.replace("{host}", "").contains('{')) {
+        return Err(fault("the client would choose the host that it is sent to", "not for the client to say")
+            .help("write the name of the host, or `{host}` for the one that was asked for, and `/` behind it"));
     }
     let known: Vec<String> = ["host", "path", "query"].map(str::to_owned).into_iter().chain(names.to_vec()).collect();
     check_placeholders(to, &known)?;

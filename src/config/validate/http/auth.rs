@@ -37,10 +37,10 @@ pub(super) fn read(r: &mut Reader, known: &Known, default: Option<Arc<Auth>>) ->
 
 fn auth(r: &mut Reader, known: &Known) -> Auth {
     let name = r.optional("jwt", |value| text(value).map(str::to_owned));
-    let jwt = name.and_then(|name| match known.jwt.iter().find(|(known, _)| *known == name) {
-        Some((_, jwt)) => jwt.clone(),
+    let jwt = name.and_then(|name| match known.jwt.iter().find(|known| known.name == name) {
+        Some(known) => known.table.clone(),
         None => {
-            let help = match nearest(&name, known.jwt.iter().map(|(name, _)| name.as_str())) {
+            let help = match nearest(&name, known.jwt.iter().map(|known| known.name.as_str())) {
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => format!("add a table `[jwt.{}]`", quoted(&name)),
             };

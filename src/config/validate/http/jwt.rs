@@ -9,12 +9,13 @@ use toml::de::DeValue;
 use crate::config::error::{Finding, Span};
 use crate::config::http::keys::{self, Algorithm};
 use crate::config::http::{Jwt, KeySource};
+use crate::config::named_file::read_file;
 use crate::config::raw::{Fault, Reader, fault, quoted, text};
 use crate::config::words::nearest;
 
 use super::super::{duration, positive};
 use super::matching::one_or_list;
-use super::{files, headers};
+use super::{FILE_BYTES_MAX, headers};
 
 /// Clocks that differ by more are broken.
 const LEEWAY_MAX: Duration = Duration::from_mins(5);
@@ -28,7 +29,7 @@ const REFRESH: Duration = Duration::from_mins(10);
 const COOLDOWN: Duration = Duration::from_secs(10);
 
 const SOURCES: [&str; 3] = ["keys_file", "keys_url", "secret_file"];
-const SOURCE_EXAMPLE: &str = "keys_file = \"/etc/evener/jwks.json\"` (or `keys_url` or `secret_file";
+const SOURCE_EXAMPLE: &str = "keys_file = \"/etc/evener/jwks.json\"`, `keys_url` or `secret_file";
 
 /// Keys that people look for here.
 const HINTS: &[(&str, &str)] = &[
@@ -147,7 +148,7 @@ fn source(r: &mut Reader, algorithms: &[Algorithm]) -> Option<KeySource> {
         }
     }
     let fixed = |value: &DeValue, parse: fn(&[u8]) -> Result<keys::KeySet, String>| {
-        let (path, bytes) = files::read(value)?;
+        let (path, bytes, _) = read_file(value, FILE_BYTES_MAX)?;
         let keys = parse(&bytes).map_err(|error| fault(quoted(&error), "not usable"))?;
         Ok(KeySource::Fixed { path, keys })
     };

@@ -37,8 +37,8 @@ const BUDGET: Percent = Percent(20);
 pub(super) fn rate_limits(r: &mut Reader, default: &[RateLimit]) -> Vec<RateLimit> {
     let Some(item) = r.take("rate_limit") else { return default.to_vec() };
     let items: &[Item] = match item.get_ref() {
-        DeValue::Table(_) => std::slice::from_ref(item),
-        _ => r.elements("rate_limit", item, LIMITS_MAX),
+        DeValue::Array(_) => r.elements("rate_limit", item, LIMITS_MAX),
+        _ => std::slice::from_ref(item),
     };
     let mut limits = Vec::new();
     for item in items {
@@ -78,7 +78,7 @@ fn limit_key(value: &DeValue) -> Result<LimitKey, Fault> {
             None => {
                 let known = "there are \"client_ip\", \"consumer\", \"route\" and \"header:NAME\"";
                 let help = match nearest(other, ["client_ip", "consumer", "route"]) {
-                    Some(near) => format!("did you mean \"{near}\"? {known}"),
+                    Some(near) => format!("did you mean \"{near}\"? T{}", &known[1..]),
                     None => known.to_owned(),
                 };
                 Err(fault(format!("there is no \"{}\"", quoted(other)), "unknown").help(help))

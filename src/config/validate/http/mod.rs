@@ -4,7 +4,6 @@
 mod action;
 mod auth;
 mod consumer;
-mod files;
 mod headers;
 mod jwt;
 mod limits;
@@ -21,8 +20,8 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use crate::config::error::Span;
-use crate::config::http::{Consumer, Gateway, Http, Jwt, Limits};
+use crate::config::error::{Finding, Span};
+use crate::config::http::{Consumer, Gateway, Http, Jwt, Limits, Route};
 use crate::config::raw::{Fault, Item, Reader, boolean, fault, mismatch, quoted, whole};
 use crate::config::units::{format_size, parse_size};
 
@@ -37,6 +36,8 @@ const ISSUERS_MAX: usize = 1_024;
 /// Tables `[consumer.*]` in one file.
 const CONSUMERS_MAX: usize = 65_536;
 
+/// A larger file is no set of keys and no secret.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 /// hyper takes no less than the least of a request's header; the largest is far beyond what any server reads.
 const HEADER_BYTES: (u64, u64) = (8 << 10, 1 << 20);
 /// Fields of a request's header.
@@ -56,24 +57,28 @@ const LIMITS: Limits = Limits {
     resets: NonZeroU32::new(200).expect("it is not 0"),
 };
 
+/// A table with its name.
+struct Named<T> {
+    name: String,
+    span: Span,
+    table: T,
+}
+
 /// Who may be asked for by `auth`.
 pub(in crate::config::validate) struct Known {
-    /// With their names; `None` where the table is broken.
-    jwt: Vec<(String, Option<Arc<Jwt>>)>,
+    /// `None` where the table is broken.
+    jwt: Vec<Named<Option<Arc<Jwt>>>>,
     consumers: Vec<Arc<Consumer>>,
 }
 
 /// `[jwt.*]` and `[consumer.*]`.
 pub(in crate::config::validate) fn known(r: &mut Reader) -> Known {
     let issuers = named(r, "jwt", ISSUERS_MAX);
-    let jwt = tables(r, issuers, "jwt", jwt::read);
+    let jwt = tables(r, issuers, "jwt", |r, name| jwt::read(r, name).map(Arc::new));
     let mut keys = consumer::Keys::new();
     let consumers = named(r, "consumer", CONSUMERS_MAX);
     let consumers = tables(r, consumers, "consumer", |r, name| consumer::read(r, name, &mut keys));
-    Known {
-        jwt: jwt.into_iter().map(|(name, jwt)| (name, jwt.map(Arc::new))).collect(),
-        consumers: consumers.into_iter().map(|(_, consumer)| Arc::new(consumer)).collect(),
-    }
+    Known { jwt, consumers: consumers.into_iter().map(|named| Arc::new(named.table)).collect() }
 }
 
 fn tables<'t, T>(
@@ -81,12 +86,13 @@ fn tables<'t, T>(
     named: Vec<(&'t str, Span, &'t Item<'t>)>,
     kind: &str,
     mut read: impl FnMut(&mut Reader<'t, '_>, &str) -> T,
-) -> Vec<(String, T)> {
+) -> Vec<Named<T>> {
     let mut tables = Vec::new();
     for (name, span, item) in named {
         let DeValue::Table(table) = item.get_ref() else { continue };
         let title = format!("[{kind}.{}]", quoted(name));
-        tables.push((name.to_owned(), r.element(table, span, title, |r| read(r, name))));
+        let table = r.element(table, span.clone(), title, |r| read(r, name));
+        tables.push(Named { name: name.to_owned(), span, table });
     }
     tables
 }
@@ -142,6 +148,23 @@ pub(in crate::config::validate) fn gateway(
     listeners: &[listener::Placed],
 ) -> (Gateway, Vec<Used>) {
     let (routes, used) = route::read(r, &known, listeners);
-    let jwt = known.jwt.into_iter().filter_map(|(_, jwt)| jwt).collect();
+    warn_of_the_idle(r, &known, &routes);
+    let jwt = known.jwt.into_iter().filter_map(|named| named.table).collect();
     (Gateway { routes, jwt, consumers: known.consumers }, used)
+}
+
+/// Tables `[jwt.*]` that no route asks for.
+fn warn_of_the_idle(r: &mut Reader, known: &Known, routes: &[Arc<Route>]) {
+    let asked = |jwt: &Arc<Jwt>| {
+        let auths = routes.iter().filter_map(|route| route.policies.auth.as_ref());
+        auths.filter_map(|auth| auth.jwt.as_ref()).any(|asked| Arc::ptr_eq(asked, jwt))
+    };
+    for named in &known.jwt {
+        if named.table.as_ref().is_some_and(|jwt| !asked(jwt)) {
+            let title = format!("no route asks for tokens of `{}`", quoted(&named.name));
+            let finding = Finding::warning(named.span.clone(), title).label("never used");
+            let help = "name it in a route, `auth = { jwt = \"NAME\" }`, or take it out";
+            r.findings.push(finding.help(help).absence());
+        }
+    }
 }

@@ -39,7 +39,8 @@ const HINTS: &[(&str, &str)] = &[
 
 /// The listeners, as routes see them.
 struct Listeners<'l> {
-    http: HashMap<&'l str, &'l Defaults>,
+    /// With what they set, and whether they end TLS.
+    http: HashMap<&'l str, (&'l Defaults, bool)>,
     others: Vec<&'l str>,
 }
 
@@ -47,7 +48,8 @@ struct Listeners<'l> {
 struct Placed {
     route: Route,
     name: Span,
-    matches: Span,
+    /// `None` where it could not be read as it is written.
+    matches: Option<Span>,
 }
 
 /// All routes, and the pools that they use.
@@ -55,7 +57,9 @@ pub(super) fn read(r: &mut Reader, known: &Known, listeners: &[listener::Placed]
     let mut scope = Listeners { http: HashMap::new(), others: Vec::new() };
     for placed in listeners {
         match (&placed.listener.protocol, &placed.defaults) {
-            (Protocol::Http(_), Some(defaults)) => drop(scope.http.insert(&placed.listener.name, defaults)),
+            (Protocol::Http(_), Some(defaults)) => {
+                scope.http.insert(&placed.listener.name, (defaults, placed.listener.tls.is_some()));
+            }
             _ => scope.others.push(&placed.listener.name),
         }
     }
@@ -87,9 +91,10 @@ fn route(r: &mut Reader, known: &Known, listeners: &Listeners, used: &mut Vec<Us
     let listener = listener_of(r, listeners);
     let (matches, names) = r.table("match", matching::read);
     let priority = r.or("priority", priority, 0);
+    let is_readable = r.is_sound();
     let (action, pools) = action::read(r, &names);
     used.extend(pools);
-    if !matches!(action, Some(Action::Forward(_)) | None) {
+    if ["redirect", "reply"].iter().any(|key| r.has(key)) && !["pool", "pools"].iter().any(|key| r.has(key)) {
         refuse_what_needs_a_backend(r);
     }
     let strip_prefix = r.optional("strip_prefix", strip_prefix);
@@ -105,7 +110,8 @@ fn route(r: &mut Reader, known: &Known, listeners: &Listeners, used: &mut Vec<Us
     let networks = |r: &mut Reader, key| r.list(key, NETWORKS_MAX, |value| parse_network(text(value)?));
     let (allow, deny) = (networks(r, "allow"), networks(r, "deny"));
     let none = Defaults::default();
-    let defaults = listener.as_ref().and_then(|name| listeners.http.get(name.as_str()).copied()).unwrap_or(&none);
+    let its = listener.as_ref().and_then(|name| listeners.http.get(name.as_str()).copied());
+    let (defaults, over_tls) = its.unwrap_or((&none, false));
     let mut merged = policy::read(r, known, defaults);
     if !matches!(action, Some(Action::Forward(_))) {
         // What a listener sets for all is about backends, which this route has none of.
@@ -114,7 +120,7 @@ fn route(r: &mut Reader, known: &Known, listeners: &Listeners, used: &mut Vec<Us
     }
     warn_of_no_consumer(r, &merged);
     let body = r.table("limits", |r| r.or("body", body, defaults.body));
-    let places = (r.span_of("name"), r.key_span("match"));
+    let places = (r.span_of("name"), is_readable.then(|| r.key_span("match")));
     let route = Route {
         name: name?,
         listener: listener?,
@@ -135,7 +141,7 @@ fn route(r: &mut Reader, known: &Known, listeners: &Listeners, used: &mut Vec<Us
         retry: merged.retry,
         request_headers: merged.request_headers,
         response_headers: merged.response_headers,
-        sticky: sticky::read(r),
+        sticky: sticky::read(r, over_tls),
     };
     Some(Placed { route, name: places.0, matches: places.1 })
 }
@@ -253,13 +259,14 @@ fn compare(r: &mut Reader, routes: &[Placed]) {
         }
         // Its text is as good as itself, and can be looked up.
         let key = (&route.listener, route.priority, format!("{:?}", route.matches));
-        if let Some(first) = matches.insert(key, placed) {
+        let Some(place) = &placed.matches else { continue };
+        if let Some((first, first_place)) = matches.insert(key, (&route.name, place)) {
             r.findings.push_with(|| {
-                let title = format!("`{}` matches what `{}` matches", quoted(&route.name), quoted(&first.route.name));
-                Finding::error(placed.matches.clone(), title)
+                let title = format!("`{}` matches what `{}` matches", quoted(&route.name), quoted(first));
+                Finding::error(place.clone(), title)
                     .label("the same again")
                     .help("tell them apart by `match`, or give one of them a `priority`")
-                    .also(first.matches.clone(), "first here")
+                    .also(first_place.clone(), "first here")
             });
         }
     }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use toml::de::DeValue;
 
 use crate::config::http::Sticky;
+use crate::config::named_file::read_file;
 use crate::config::raw::{Fault, Reader, boolean, fault, text};
 
 use super::super::never;
-use super::files;
+use super::FILE_BYTES_MAX;
 
 /// Shorter secrets can be guessed.
 const SECRET_BYTES_MIN: usize = 16;
@@ -17,21 +18,22 @@ const SECRET_BYTES_MIN: usize = 16;
 const COOKIE_BYTES_MAX: usize = 64;
 const COOKIE: &str = "evener";
 
-pub(super) fn read(r: &mut Reader) -> Option<Sticky> {
+/// Where the listener has TLS, the cookie is for TLS unless the file says something else.
+pub(super) fn read(r: &mut Reader, over_tls: bool) -> Option<Sticky> {
     r.take("sticky")?;
     r.table("sticky", |r| {
         r.hints(&[("secret", "write the secret into a file, and its path into `secret_file`")]);
         let secret = r.required("secret_file", secret, "secret_file = \"/etc/evener/sticky\"");
         let cookie = r.or("cookie", cookie, COOKIE.to_owned());
         let max_age = r.or("max_age", never, None);
-        let secure = r.or("secure", boolean, false);
+        let secure = r.or("secure", boolean, over_tls);
         let (secret_file, secret) = secret?;
         Some(Sticky { cookie, secret_file, secret, max_age, secure })
     })
 }
 
 fn secret(value: &DeValue) -> Result<(PathBuf, Arc<[u8]>), Fault> {
-    let (path, bytes) = files::read(value)?;
+    let (path, bytes, _) = read_file(value, FILE_BYTES_MAX)?;
     let secret = bytes.trim_ascii_end();
     if secret.len() < SECRET_BYTES_MIN {
         return Err(fault(format!("the secret has at least {SECRET_BYTES_MIN} bytes"), "too short")

@@ -1,18 +1,16 @@
-//! Files that hold keys and secrets: read with the configuration, so that a missing or broken one is a problem of it.
+//! Files that the configuration names: certificates, keys, secrets. They are read with it, so that a missing or broken one
+//! is a problem at its place.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-use crate::config::raw::{Fault, fault, text};
+use super::raw::{Fault, fault, text};
 
-/// A larger file is no set of keys and no secret.
-const FILE_BYTES_MAX: usize = 1 << 20;
-
-/// The bytes of a regular file: a reload reads it again.
-pub(super) fn read(value: &DeValue) -> Result<(PathBuf, Vec<u8>), Fault> {
+/// The bytes of a regular file, and what is known of it: a reload reads it again.
+pub(super) fn read_file(value: &DeValue, bytes_max: u64) -> Result<(PathBuf, Vec<u8>, Metadata), Fault> {
     let name = text(value)?;
     if name.is_empty() || name.contains('\0') {
         return Err(fault("it is the name of a file", "not a name"));
@@ -26,15 +24,14 @@ pub(super) fn read(value: &DeValue) -> Result<(PathBuf, Vec<u8>), Fault> {
     };
     let path = PathBuf::from(name);
     // Asked before it is opened: opening a pipe would wait for its writer.
-    if !std::fs::metadata(&path).map_err(refuse)?.is_file() {
+    let metadata = std::fs::metadata(&path).map_err(refuse)?;
+    if !metadata.is_file() {
         return Err(fault("this is not a regular file", "not a file"));
     }
     let mut bytes = Vec::new();
-    // One byte more than is allowed, to see whether there is more.
-    let limit = FILE_BYTES_MAX as u64 + 1;
-    File::open(&path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(refuse)?;
-    if bytes.len() > FILE_BYTES_MAX {
-        return Err(fault("the file is larger than 1 MiB", "too large").help("name the file that holds the keys"));
+    File::open(&path).and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes)).map_err(refuse)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(fault(format!("the file is larger than {} MiB", bytes_max / (1024 * 1024)), "too large"));
     }
-    Ok((path, bytes))
+    Ok((path, bytes, metadata))
 }
