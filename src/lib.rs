@@ -17,7 +17,7 @@
 //!     udp      -> balance config id limit reason snapshot stats sys timer
 //! L4  worker   -> access balance config engine id limit queue reason snapshot stats sys tcp timer udp
 //!     health   -> config id tls
-//!     gateway  -> access balance config engine id limit reason snapshot stats sys tls
+//!     gateway  -> access balance config engine id limit reason snapshot stats sys
 //! L5  control  -> access api balance config engine gateway health id limit reason snapshot stats sys tls worker
 //! L6  cli      -> api config control gateway sys
 //!     main     -> cli

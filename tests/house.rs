@@ -145,6 +145,8 @@ fn the_map_names_every_module_once_and_no_other() {
     let declared = read("src/lib.rs");
     let declared = declared.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
     let mut declared: Vec<&str> = declared.chain(["main"]).collect();
+    // A module may have a twin for builds without its feature.
+    declared.dedup();
     let rows = map();
     let mut mapped: Vec<&str> = rows.iter().map(|row| row.module.as_str()).collect();
     declared.sort_unstable();

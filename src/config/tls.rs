@@ -92,6 +92,26 @@ pub struct Certificate {
     pub names: Vec<String>,
 }
 
+impl ListenerTls {
+    /// Whether a connection whose hello asked for `server_name` may carry requests for `host`: with several certificates
+    /// only those that its own one speaks for (RFC 9110, 7.4).
+    pub fn may_carry(&self, server_name: &str, host: &str) -> bool {
+        let fitting = || self.certificates.iter().filter(|certificate| certificate.covers(server_name));
+        self.certificates.len() == 1
+            || server_name == host
+            || fitting().any(|certificate| certificate.covers(host))
+            || (fitting().next().is_none() && self.certificates.first().is_some_and(|first| first.covers(host)))
+    }
+}
+
+impl Certificate {
+    /// Whether it speaks for the server of this name, in small letters.
+    pub fn covers(&self, name: &str) -> bool {
+        let wild = name.split_once('.').map(|(_, rest)| rest);
+        self.names.iter().any(|own| own == name || own.strip_prefix("*.").is_some_and(|rest| Some(rest) == wild))
+    }
+}
+
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { path, key_path, chain: _, names } = self;

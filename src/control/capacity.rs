@@ -103,7 +103,7 @@ fn flows(config: &Config, fds: u64, workers: usize) -> u64 {
 }
 
 fn carries_connections(config: &Config) -> bool {
-    config.listeners.iter().any(|listener| listener.protocol == Protocol::Tcp)
+    config.listeners.iter().any(|listener| !matches!(listener.protocol, Protocol::Udp(_)))
 }
 
 fn carries_flows(listener: &Listener) -> Option<&Udp> {

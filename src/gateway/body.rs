@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::backend::Http1;
+use super::client::UnderWay;
 use super::record::Record;
 use super::thread::Thread;
 use crate::config::http::Speech;
@@ -49,6 +50,8 @@ pub enum RequestBody {
         left: u64,
         /// Who looks on.
         intake: Rc<Intake>,
+        /// It may not stand still for too long.
+        _under_way: UnderWay,
     },
 }
 
@@ -57,7 +60,7 @@ impl Body for RequestBody {
     type Error = Cut;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let Self::Stream { incoming, left, intake } = self.get_mut() else { return Poll::Ready(None) };
+        let Self::Stream { incoming, left, intake, .. } = self.get_mut() else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
@@ -111,6 +114,8 @@ pub struct Stream {
     pub incoming: Incoming,
     /// The connection that it comes by, where it has to be driven and can be used again.
     pub carrier: Option<Carrier>,
+    /// It may not stand still for too long.
+    pub _under_way: UnderWay,
 }
 
 /// A connection with HTTP/1.1 in use.

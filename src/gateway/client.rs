@@ -71,7 +71,9 @@ pub struct Client {
     pub meter: Rc<Meter>,
     /// Requests that are not over.
     pub active: Cell<u32>,
-    /// Since when there is none.
+    /// Bodies under way, of requests and answers.
+    pub bodies: Cell<u32>,
+    /// Since when there is no request.
     pub idle_since: Cell<Instant>,
     /// What had been read then: more is the beginning of a request.
     pub idle_read: Cell<u64>,
@@ -85,7 +87,32 @@ pub struct Client {
     tunnel: RefCell<Option<Tunnel>>,
 }
 
+/// A body under way: while there is one, something has to move.
+pub struct UnderWay(Rc<Client>);
+
+impl UnderWay {
+    /// From now until it is dropped.
+    pub fn new(client: &Rc<Client>) -> Self {
+        client.bodies.set(client.bodies.get() + 1);
+        Self(client.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.bodies.set(self.0.bodies.get() - 1);
+    }
+}
+
 impl Client {
+    /// Whether requests for this host belong here, by what the client asked for in its TLS hello.
+    pub fn may_carry(&self, host: &str) -> bool {
+        match (&self.server_name, &self.site.config.tls) {
+            (Some(name), Some(tls)) => tls.may_carry(name, host),
+            _ => true,
+        }
+    }
+
     /// A request begins.
     pub fn begin(&self) {
         self.active.set(self.active.get() + 1);
@@ -164,6 +191,7 @@ pub async fn serve(
         server_name: greeting.as_ref().and_then(|greeting| greeting.server_name.clone()),
         meter: io.meter.clone(),
         active: Cell::new(0),
+        bodies: Cell::new(0),
         idle_since: Cell::new(now),
         idle_read: Cell::new(0),
         patience: Cell::new(None),

@@ -15,6 +15,7 @@ use super::body::{RequestBody, ResponseBody};
 use super::breaker::Breaker;
 use super::canonical::{Canonical, Malformed, canonical};
 use super::client::Client;
+use super::client::UnderWay;
 use super::forward::{self, Outgoing};
 use super::forwarded;
 use super::policy::{self, Answer, Moment, Rejection};
@@ -97,6 +98,9 @@ impl Exchange<'_> {
         }
         let canonical = canonical(&parts, client.is_secure(), &self.sites.identity)?;
         record.on_canonical(&canonical, client.http().log_query);
+        if !client.may_carry(canonical.host()) {
+            return Err(Refusal::Misdirected.into());
+        }
         let who = forwarded::client(client.end.address, &parts.headers, &client.http().trusted_proxies);
         let id = forwarded::request_id(&parts.headers, who.is_trusted, || client.thread.rng.borrow_mut().u128(..));
         record.on_client(who.address, &id);
@@ -188,7 +192,10 @@ impl Exchange<'_> {
         edit(&mut parts.headers, &route.request_headers);
         let body = match incoming.is_end_stream() {
             true => RequestBody::Empty,
-            false => RequestBody::Stream { incoming, left: limit, intake: record.intake.clone() },
+            false => {
+                let intake = record.intake.clone();
+                RequestBody::Stream { incoming, left: limit, intake, _under_way: UnderWay::new(client) }
+            }
         };
         let intake = record.intake.clone();
         let outgoing = Outgoing { parts, body, intake, is_upgrade: protocol.is_some() };

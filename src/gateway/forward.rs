@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 
 use super::backend::{self, Link, Sent};
 use super::body::{Carrier, Intake, RequestBody, ResponseBody, Stream};
-use super::client::Client;
+use super::client::{Client, UnderWay};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::sticky;
@@ -283,7 +283,10 @@ impl Arrival<'_> {
             }
             Link::Http2(_) => None,
         };
-        Ok(Response::from_parts(parts, ResponseBody::stream(Stream { incoming, carrier })))
+        Ok(Response::from_parts(
+            parts,
+            ResponseBody::stream(Stream { incoming, carrier, _under_way: UnderWay::new(client) }),
+        ))
     }
 }
 

@@ -23,8 +23,6 @@ pub enum Refusal {
     Forbidden,
     /// The body is larger than the route takes.
     BodyTooLarge,
-    /// The client did not send its body in time.
-    RequestTimeout,
     /// No backend of the pool takes requests now.
     NoBackend,
     /// All backends of the pool are at their `max_connections`.
@@ -41,7 +39,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::Malformed,
         Self::HeaderTooLarge,
         Self::Misdirected,
@@ -51,7 +49,6 @@ impl Refusal {
         Self::Unauthenticated,
         Self::Forbidden,
         Self::BodyTooLarge,
-        Self::RequestTimeout,
         Self::NoBackend,
         Self::PoolFull,
         Self::BreakerOpen,
@@ -96,7 +93,6 @@ impl Refusal {
             Self::Unauthenticated => ("unauthenticated", StatusCode::UNAUTHORIZED, "Credentials are required"),
             Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "These credentials do not allow it"),
             Self::BodyTooLarge => ("body_too_large", StatusCode::PAYLOAD_TOO_LARGE, "The request's body is too large"),
-            Self::RequestTimeout => ("request_timeout", StatusCode::REQUEST_TIMEOUT, "The request came too slowly"),
             Self::NoBackend => ("no_backend", StatusCode::SERVICE_UNAVAILABLE, "No server is available"),
             Self::PoolFull => ("pool_full", StatusCode::SERVICE_UNAVAILABLE, "All servers are busy"),
             Self::BreakerOpen => ("breaker_open", StatusCode::SERVICE_UNAVAILABLE, "The servers are recovering"),

@@ -38,6 +38,9 @@ use crate::stats::{ListenerSlot, WorkerStats};
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections taken from a socket that is about to be closed: as many as the longest backlog holds.
 const LAST_ACCEPTS_MAX: usize = 65_536;
+/// At the end: how often, and for how long, is looked whether all connections have ended.
+const LAST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOKS: Duration = Duration::from_millis(500);
 /// Pause after accept(2) found no descriptor or memory left.
 const FAILED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -126,8 +129,9 @@ impl Thread {
         self.unlisten_if(|_| true);
         self.doom(Duration::ZERO, Duration::ZERO, CloseReason::Killed, |_| true);
         // The tasks that were told to end do so before the thread does.
-        while !self.leashes.borrow().is_empty() {
-            tokio::task::yield_now().await;
+        let limit = self.now() + LAST_LOOKS;
+        while !self.leashes.borrow().is_empty() && self.now() < limit {
+            tokio::time::sleep(LAST_LOOK).await;
         }
         self.flush();
     }

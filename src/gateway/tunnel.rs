@@ -40,7 +40,9 @@ pub async fn carry(io: Io, tunnel: Tunnel, client: &Client, leash: &Leash) -> Cl
     let watch = async {
         let mut seen = (0, client.thread.now());
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
+            let pulled = leash.pulled.notified();
+            // Whoever pulls has set the time by which it ends.
+            let _ = tokio::time::timeout(LOOK_INTERVAL, pulled).await;
             let (moved, now) = (meters.0.read.get() + meters.1.read.get(), client.thread.now());
             if moved != seen.0 {
                 seen = (moved, now);

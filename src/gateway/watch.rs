@@ -122,7 +122,7 @@ impl<'c> Watch<'c> {
         let limits = client.limits();
         if client.active.get() > 0 {
             self.header_since = None;
-            let stalled = client.meter.blocked.get();
+            let stalled = client.meter.blocked.get() || client.bodies.get() > 0;
             return match client.patience.get() {
                 Some(patience) if stalled && now - self.moved.1 >= patience => Err(Due::End(CloseReason::ClientIdle)),
                 _ => Ok(now + LOOK_INTERVAL),
