@@ -10,8 +10,9 @@ use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::Misuse;
 use crate::api::{Explanation, Refused, Weighted};
+use crate::config::http::format_size;
 use crate::config::http::{Action, Http, LimitKey, Policies, RateLimit};
-use crate::config::{self, Bind, Config, Listener, Protocol, contains, format_duration, format_size};
+use crate::config::{self, Bind, Config, Listener, Protocol, contains, format_duration};
 use crate::gateway::canonical::{Malformed, canonical};
 use crate::gateway::forwarded;
 use crate::gateway::refusal::Refusal;

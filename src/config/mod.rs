@@ -35,7 +35,7 @@ pub use file::{FILE_BYTES_MAX, Loaded, load, parse};
 pub use payload::format_payload;
 pub use print::{print, print_masked};
 pub use server_names::ServerNames;
-pub use units::{DURATION_MAX, format_duration, format_size};
+pub use units::{DURATION_MAX, format_duration};
 pub use validate::{LISTENERS_MAX, POOLS_MAX};
 
 use std::net::{IpAddr, SocketAddr};

@@ -18,9 +18,12 @@ use super::words::Words;
 
 pub mod keys;
 mod print;
+mod size;
 mod summary;
 
 pub(super) use print::{print_gateway, print_http, print_pool, print_statuses};
+pub use size::format_size;
+pub(super) use size::parse_size;
 
 /// `[[route]]`, `[jwt.*]` and `[consumer.*]`.
 #[derive(Clone, Debug, Default, PartialEq)]

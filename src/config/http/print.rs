@@ -6,13 +6,12 @@ use std::fmt::Display;
 use http::{HeaderName, HeaderValue};
 
 use crate::config::print::{Lines, bare_or_quoted, list, percent, quote, statuses, table, time};
-use crate::config::units::format_size;
 use crate::config::validate::WEIGHT;
 use crate::config::words::word_of;
 
 use super::{
     Action, Auth, Consumer, Cors, Edits, Gateway, HostPattern, Http, Jwt, KeySource, LimitKey, Limits, Match,
-    PathPattern, PoolOptions, RateLimit, Retry, Route, Sticky, VERSIONS, ValuePattern,
+    PathPattern, PoolOptions, RateLimit, Retry, Route, Sticky, VERSIONS, ValuePattern, format_size,
 };
 
 /// What stands in place of a hash that is not to be seen: no hash, so that such a file is not taken for a whole one.

@@ -1,7 +1,7 @@
 //! What a route matches, what becomes of its requests and what it asks of clients, in words for `check`.
 
-use super::{Action, Gateway, HostPattern, LimitKey, Match, PathPattern, Policies, RateLimit};
-use crate::config::units::{format_duration, format_size};
+use super::{Action, Gateway, HostPattern, LimitKey, Match, PathPattern, Policies, RateLimit, format_size};
+use crate::config::units::format_duration;
 
 impl Gateway {
     /// Of each route its name, what it matches, where that goes, and what is asked, in the order in which it is asked.

@@ -46,7 +46,8 @@ pub(super) fn pool(r: &mut Reader, _failures: Vec<RangeInclusive<u16>>) -> PoolO
     PoolOptions
 }
 
-pub(super) fn gateway(r: &mut Reader, _known: Known, _listeners: &[listener::Placed]) -> (Gateway, Vec<Used>) {
+pub(super) fn gateway(r: &mut Reader, _known: Known, listeners: &[listener::Placed]) -> (Gateway, Vec<Used>) {
+    listeners.iter().filter_map(|placed| placed.defaults.as_ref()).for_each(|never| match *never {});
     r.refuse("route", refusal);
     (Gateway, Vec::new())
 }

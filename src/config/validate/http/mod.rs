@@ -21,9 +21,8 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use crate::config::error::{Finding, Span};
-use crate::config::http::{Consumer, Gateway, Http, Jwt, Limits, Route};
+use crate::config::http::{Consumer, Gateway, Http, Jwt, Limits, Route, format_size, parse_size};
 use crate::config::raw::{Fault, Item, Reader, boolean, fault, mismatch, quoted, whole};
-use crate::config::units::{format_size, parse_size};
 
 use super::listener::{self, networks};
 use super::{Used, count, named, positive};
