@@ -116,7 +116,9 @@ pub(super) fn read(r: &mut Reader, name: &str, known: &http::Known) -> Placed {
         refuse_unix_sockets(r, &binds);
     }
     let pool = |value: &DeValue| text(value).map(str::to_owned);
-    let pool = if defaults.is_some() { r.optional("pool", pool) } else { r.required("pool", pool, "pool = \"NAME\"") };
+    // Also where a build has no HTTP, and has said so.
+    let is_http = r.take("protocol").and_then(|item| item.get_ref().as_str()) == Some("http");
+    let pool = if is_http { r.optional("pool", pool) } else { r.required("pool", pool, "pool = \"NAME\"") };
     let names = server_names(r);
     let pools = pool.iter().map(|pool| (pool.clone(), r.span_of("pool")));
     let pools = pools.chain(names.values().map(|name| name.pool.clone())).collect();
