@@ -327,7 +327,7 @@ async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
     if limits.header_fields > FIELDS_ON_STACK {
         builder.max_headers(limits.header_fields as usize);
     }
-    builder.half_close(true).header_read_timeout(None).timer(TokioTimer::new());
+    builder.header_read_timeout(None).timer(TokioTimer::new());
     let mut connection = builder.serve_connection(TokioIo::new(io), Exchanges(client.clone()));
     let mut watch = Watch::new(client, leash);
     let next = poll_fn(|cx| {
