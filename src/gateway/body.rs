@@ -116,6 +116,8 @@ pub struct Stream {
     pub carrier: Option<Carrier>,
     /// It may not stand still for too long.
     pub _under_way: UnderWay,
+    /// It broke: told once the client has had what came before.
+    pub broken: Option<hyper::Error>,
 }
 
 /// A connection with HTTP/1.1 in use.
@@ -184,6 +186,21 @@ fn is_last<E>(frame: &Option<Result<Frame<Bytes>, E>>) -> bool {
 
 impl Stream {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(self.advance(cx)) {
+            Some(Err(error)) => {
+                // hyper drops what it has not written yet when it hears of an error: it writes before it asks again.
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            frame => Poll::Ready(frame),
+        }
+    }
+
+    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
             return Poll::Ready(frame);
         }

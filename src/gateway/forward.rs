@@ -283,10 +283,8 @@ impl Arrival<'_> {
             }
             Link::Http2(_) => None,
         };
-        Ok(Response::from_parts(
-            parts,
-            ResponseBody::stream(Stream { incoming, carrier, _under_way: UnderWay::new(client) }),
-        ))
+        let stream = Stream { incoming, carrier, _under_way: UnderWay::new(client), broken: None };
+        Ok(Response::from_parts(parts, ResponseBody::stream(stream)))
     }
 }
 

@@ -77,7 +77,8 @@ impl Source {
     /// The module right below the root that it belongs to.
     pub fn module(&self) -> &str {
         let inner = self.path.strip_prefix("src/").unwrap_or(&self.path);
-        inner.split('/').next().unwrap_or(inner).trim_end_matches(".rs")
+        // A twin for builds without a feature stands where the module does.
+        inner.split('/').next().unwrap_or(inner).trim_end_matches(".rs").trim_start_matches("no_")
     }
 
     /// The modules right below the root that it imports, with lines: by `crate::`, `evener::` or enough of `super::`.
