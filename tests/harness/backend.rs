@@ -12,6 +12,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::http::Message;
 use super::{SOON, patiently, wait_until};
 
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -41,6 +42,19 @@ pub struct Shared {
     open: Mutex<HashMap<u64, Arc<TcpStream>>>,
     held: Mutex<VecDeque<TcpStream>>,
     records: Mutex<Vec<Vec<u8>>>,
+    requests: Mutex<Vec<Message>>,
+}
+
+impl Shared {
+    /// Keeps a request for the test.
+    pub fn keep(&self, request: &Message) {
+        self.requests.lock().unwrap().push(request.clone());
+    }
+
+    /// Sends so many bytes of the pattern, counted by [`Backend::sent`].
+    pub fn send_pattern(&self, stream: &TcpStream, bytes: u64) -> io::Result<()> {
+        Pattern::default().send(&mut Counted(stream, &self.sent), bytes)
+    }
 }
 
 impl Backend {
@@ -66,8 +80,7 @@ impl Backend {
     /// Sends this many bytes of the pattern at once and FIN, then reads to the end.
     pub fn source(bytes: u64) -> Self {
         Self::on("127.0.0.1:0", "source", move |stream, shared| {
-            let mut counted = Counted(stream, &shared.sent);
-            Pattern::default().send(&mut counted, bytes)?;
+            shared.send_pattern(stream, bytes)?;
             stream.shutdown(Shutdown::Write)?;
             read_to_end(stream, shared, |_| ())
         })
@@ -252,6 +265,11 @@ impl Backend {
     /// What came, connection by connection (recorder), or the requests (http).
     pub fn records(&self) -> Vec<Vec<u8>> {
         self.shared.records.lock().unwrap().clone()
+    }
+
+    /// The requests that came, in their order ([`Backend::web`]).
+    pub fn requests(&self) -> Vec<Message> {
+        self.shared.requests.lock().unwrap().clone()
     }
 }
 

@@ -7,6 +7,7 @@
 mod backend;
 mod client;
 pub mod datagram;
+pub mod http;
 mod process;
 pub mod tls;
 
