@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -20,7 +20,7 @@ use super::sticky;
 use super::thread::Thread;
 use super::tunnel::Tunnel;
 use crate::balance::{self, Cursor};
-use crate::config::http::{Retry, Route};
+use crate::config::http::{RetryOn, Route};
 use crate::engine::Note;
 use crate::id::BackendId;
 use crate::reason::ConnectFailure;
@@ -57,6 +57,8 @@ struct Tries<'r> {
     reused_broke: bool,
     /// Method and body allow it to be sent twice.
     may_repeat: bool,
+    /// When the response must have begun.
+    deadline: Option<Instant>,
 }
 
 /// Sends a request to a backend of the pool, and gives its answer.
@@ -75,8 +77,7 @@ pub async fn forward(
         route.sticky.as_ref().and_then(|rule| sticky::backend(rule, &pool.config.name, &outgoing.parts.headers));
     let Outgoing { parts, body, intake, is_upgrade } = outgoing;
     let may_repeat = matches!(body, RequestBody::Empty) && is_idempotent(&parts.method) && !is_upgrade;
-    let mut tries =
-        Tries { thread, route, pool, tried: Vec::new(), connects: 0, retries: 0, reused_broke: false, may_repeat };
+    let mut tries = Tries::new(thread, route, pool, may_repeat);
     let mut request = Request::from_parts(parts, body);
     thread.budgets.earn(pool.id, route.retry.as_ref());
     loop {
@@ -89,52 +90,57 @@ pub async fn forward(
         let may_break = idle.is_some_and(|idle| idle >= FRESH) && !tries.reused_broke;
         let spare = (may_repeat && (may_break || route.retry.is_some())).then(|| head_of(&request));
         let sent = tries.send(&mut link, request).await;
-        let failed = match sent {
-            None => Refusal::BackendTimeout,
+        let (failed, applies): (_, fn(&RetryOn) -> bool) = match sent {
+            None => {
+                (thread.shared.notes)(Note::BadResponse { backend: backend.id });
+                (Refusal::BackendTimeout, |on| on.timeout)
+            }
             Some(Sent::Unsent(again)) => {
-                // The connection was closed when it was needed: the next one.
+                // The connection was closed when it was needed: the next one, and if it was new, not for ever.
+                if idle.is_none() {
+                    tries.unreachable(backend.id, Refusal::BackendFailed)?;
+                }
                 request = again;
                 continue;
             }
             Some(Sent::Broken(_)) if intake.too_large.get() => return Err(Refusal::BodyTooLarge),
             Some(Sent::Broken(error)) => {
                 tracing::debug!(backend = backend.stats.name, %error, "a request has failed");
-                Refusal::BackendFailed
+                if may_break && let Some(head) = spare {
+                    tries.reused_broke = true;
+                    request = head;
+                    continue;
+                }
+                (thread.shared.notes)(Note::BadResponse { backend: backend.id });
+                (Refusal::BackendFailed, |on| on.reset)
             }
             Some(Sent::Response(response)) => {
                 let status = response.status();
-                if spare.is_none() || !tries.may_retry(|retry| retry.on.statuses.contains(&status)) {
+                if spare.is_none() || !tries.may_retry(|on| on.statuses.contains(&status)) {
                     let arrival = Arrival { client, route, pool: pool.clone(), backend, place, link };
                     return arrival.take(record, response, is_upgrade);
                 }
                 note_status(thread, pool, &backend, status);
-                Refusal::BackendFailed
+                (Refusal::BackendFailed, |_| true)
             }
         };
         drop(place);
         thread.lines.call(pool.id);
-        if failed == Refusal::BackendFailed && may_break && spare.is_some() {
-            tries.reused_broke = true;
-        } else {
-            (thread.shared.notes)(Note::BadResponse { backend: backend.id });
-            let allowed = tries.may_retry(|retry| match failed {
-                Refusal::BackendTimeout => retry.on.timeout,
-                _ => retry.on.reset || !retry.on.statuses.is_empty(),
-            });
-            if spare.is_none() || !allowed {
-                return Err(failed);
-            }
-            tries.retries += 1;
-            thread.budgets.spend(pool.id);
-            backend.stats.cell(thread.index).retries.add(1);
-            tries.tried.push(backend.id);
-        }
-        let Some(head) = spare else { return Err(failed) };
-        request = head;
+        request = match spare {
+            Some(head) if tries.may_retry(applies) => head,
+            _ => return Err(failed),
+        };
+        tries.note_retry(&backend);
     }
 }
 
-impl Tries<'_> {
+impl<'r> Tries<'r> {
+    fn new(thread: &'r Rc<Thread>, route: &'r Route, pool: &'r Arc<Pool>, may_repeat: bool) -> Self {
+        let deadline = route.timeout.request.map(|limit| thread.now() + limit);
+        let (tried, connects, retries, reused_broke) = (Vec::new(), 0, 0, false);
+        Self { thread, route, pool, tried, connects, retries, reused_broke, may_repeat, deadline }
+    }
+
     /// A backend with a place on it; waits for one where the pool has a queue.
     async fn choose(&mut self, client: &Client, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
         let began = self.thread.now();
@@ -166,19 +172,23 @@ impl Tries<'_> {
         }
         let key = client.peer.map_or(0, |peer| balance::hash_client(peer.ip()));
         let index = self.thread.index as u32;
-        let mut cursors = self.thread.cursors.borrow_mut();
-        let cursor = cursors.entry(self.pool.id).or_insert_with(|| Cursor::new(index));
-        match self.pool.pick(key, &self.tried, cursor, &mut self.thread.rng.borrow_mut()) {
+        let picked = {
+            let mut cursors = self.thread.cursors.borrow_mut();
+            let cursor = cursors.entry(self.pool.id).or_insert_with(|| Cursor::new(index));
+            self.pool.pick(key, &self.tried, cursor, &mut self.thread.rng.borrow_mut())
+        };
+        match picked {
             Pick::Backend(backend, place) => Ok((backend.clone(), place)),
             Pick::Full => Err(Refusal::PoolFull),
             Pick::Nobody if self.tried.is_empty() => {
                 self.pool.stats.cell(self.thread.index).no_backend.add(1);
                 Err(Refusal::NoBackend)
             }
+            Pick::Nobody if self.retries == 0 => Err(Refusal::BackendFailed),
             Pick::Nobody => {
                 // All were tried, and tries are left: from the beginning.
                 self.tried.clear();
-                Err(Refusal::BackendFailed)
+                self.pick(client, named)
             }
         }
     }
@@ -211,30 +221,49 @@ impl Tries<'_> {
             (thread.shared.notes)(Note::ConnectFailed { backend: backend.id, failure });
         }
         thread.lines.call(self.pool.id);
-        self.tried.push(backend.id);
-        self.connects += 1;
-        if self.connects < self.pool.config.connect.attempts.get() {
-            return Ok(None);
-        }
-        Err(match failure {
+        let refusal = match failure {
             ConnectFailure::Timeout => Refusal::BackendTimeout,
             _ => Refusal::BackendFailed,
-        })
+        };
+        self.unreachable(backend.id, refusal).map(|()| None)
+    }
+
+    /// Another backend may be tried, unless so many were that this is the answer.
+    fn unreachable(&mut self, backend: BackendId, refusal: Refusal) -> Result<(), Refusal> {
+        self.tried.push(backend);
+        self.connects += 1;
+        if self.connects < self.pool.config.connect.attempts.get() && self.left().is_none_or(|left| !left.is_zero()) {
+            return Ok(());
+        }
+        Err(refusal)
+    }
+
+    /// What is left of the request's time, over all its tries.
+    fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(self.thread.now()))
     }
 
     /// `None` when it took too long.
     async fn send(&self, link: &mut Link, request: Request<RequestBody>) -> Option<Sent> {
         let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try_timeout);
-        match per_try.into_iter().chain(self.route.timeout.request).min() {
+        match per_try.into_iter().chain(self.left()).min() {
             Some(limit) => tokio::time::timeout(limit, link.send(request)).await.ok(),
             None => Some(link.send(request).await),
         }
     }
 
-    fn may_retry(&self, applies: impl Fn(&Retry) -> bool) -> bool {
+    fn note_retry(&mut self, backend: &Backend) {
+        self.retries += 1;
+        self.thread.budgets.spend(self.pool.id);
+        backend.stats.cell(self.thread.index).retries.add(1);
+        self.tried.push(backend.id);
+    }
+
+    fn may_retry(&self, applies: impl Fn(&RetryOn) -> bool) -> bool {
         let Some(retry) = &self.route.retry else { return false };
         self.may_repeat
-            && applies(retry)
+            && self.left().is_none_or(|left| !left.is_zero())
+            && applies(&retry.on)
             && self.retries < retry.attempts.get()
             && self.thread.budgets.has_one(self.pool.id)
     }
