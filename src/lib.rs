@@ -1,5 +1,5 @@
-//! evener: a layer-4 load balancer. This is the map of its house: which room is above which, how a connection and a
-//! datagram walk through them, and what always holds. `tests/house.rs` reads the table below and fails when the code differs.
+//! evener: a load balancer for TCP, UDP and HTTP. This is the map of its house: which room is above which, how a
+//! connection, a datagram and a request walk through them, and what always holds. `tests/house.rs` reads the table below and fails when the code differs.
 //!
 //! # Direction
 //!
@@ -34,7 +34,8 @@
 //!   and when it is due is not in here but in the worker (`connection`, `open`), since each step of it is a system call.
 //!   [`udp`]: which flow a datagram belongs to, which backend the flow, when it ends, and what may leave as one train;
 //!   no socket, no poll, no clock. Of [`sys`] it knows the limits of a train.
-//! - **L4** the engines. [`worker`]: one thread and one mio poll each. [`health`]: tasks of tokio. They never import each
+//! - **L4** the engines. [`worker`]: one thread and one mio poll each. [`gateway`]: threads with a runtime of tokio each,
+//!   for HTTP; without its feature `no_gateway` stands there. [`health`]: tasks of tokio. They never import each
 //!   other; what one learns reaches the other through control.
 //! - **L5** [`control`]: the supervisor, one task that owns what is wanted and is told everything by message.
 //! - **L6** [`cli`]: one file a verb; all but `run`, `check`, `explain` and `demo` only talk to the admin API.
@@ -65,6 +66,14 @@
 //! on the way. Replies are received behind each other into the same arena and leave together through the inlet, from the
 //! address that the client spoke to. An ICMP answer makes the flow suspect: its next datagram goes to another backend.
 //! `Table::end` is the one exit of a flow, `worker::udp::bury` the place where it is told and its outlet closed or laid by.
+//!
+//! **An HTTP request.** `gateway::thread` accepts, `gateway::client` ends TLS and lets hyper read the request; each thread
+//! has its own runtime, sockets and connections to backends. `gateway::exchange` makes it canonical, and nothing later
+//! sees another form; it finds the client, the route (`gateway::route`), and asks the route's policies in their fixed
+//! order. `gateway::forward` lets the pool pick a backend, takes a connection that is idle or makes one, sends, and tries
+//! again where that is safe. Both bodies stream through `gateway::body`, which drives the backend's connection too. The
+//! `gateway::record` goes with the answer's body: when that is dropped the request is counted and logged, however it
+//! ended. An idle client keeps its socket and little else.
 //!
 //! **A place in the queue.** A connection that finds all backends of its pool full joins the pool's line with its worker
 //! and token. Whoever gives a place back, or sees a new snapshot, calls the first in line by a message into its worker's
