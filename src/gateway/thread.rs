@@ -36,6 +36,9 @@ use crate::stats::{ListenerSlot, WorkerStats};
 
 /// How often idle connections to backends are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Freed memory is given back after so many connections have begun to rest, and not more often than this.
+const TRIM_AFTER_RESTS: u32 = 256;
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 /// Connections taken from a socket that is about to be closed: as many as the longest backlog holds.
 const LAST_ACCEPTS_MAX: usize = 65_536;
 /// At the end: how often, and for how long, is looked whether all connections have ended.
@@ -65,6 +68,9 @@ pub struct Thread {
     /// What pools have for retries.
     pub budgets: Budgets,
     opened: Cell<u64>,
+    /// Connections that have given their buffers back since the system was given them.
+    rests: Cell<u32>,
+    trimmed: Cell<Option<Instant>>,
     events: RefCell<Vec<Event>>,
 }
 
@@ -103,6 +109,8 @@ impl Thread {
             lines: Lines::default(),
             budgets: Budgets::default(),
             opened: Cell::new(0),
+            rests: Cell::new(0),
+            trimmed: Cell::new(None),
             events: RefCell::default(),
             shared,
         }
@@ -111,7 +119,7 @@ impl Thread {
     async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
             let sweep = async {
-                if self.idle.borrow().is_empty() {
+                if self.idle.borrow().is_empty() && self.rests.get() < TRIM_AFTER_RESTS {
                     std::future::pending::<()>().await;
                 }
                 tokio::time::sleep(SWEEP_INTERVAL).await;
@@ -136,7 +144,25 @@ impl Thread {
         self.flush();
     }
 
+    /// A client's connection has given its buffers back.
+    pub fn note_rest(&self) {
+        self.rests.set(self.rests.get().saturating_add(1));
+    }
+
+    /// Lets the system have what many connections that rest have given back: it lies in pieces between what is in use,
+    /// and would not return by itself.
+    fn trim(&self) {
+        let now = self.now();
+        let is_due = self.trimmed.get().is_none_or(|at| now - at >= TRIM_INTERVAL);
+        if is_due && self.rests.get() >= TRIM_AFTER_RESTS {
+            self.trimmed.set(Some(now));
+            self.rests.set(0);
+            tokio::task::spawn_blocking(crate::sys::process::release_free_memory);
+        }
+    }
+
     fn sweep(&self) {
+        self.trim();
         let snapshot = self.snapshot();
         let timeouts: HashMap<_, _> = snapshot
             .pools()
