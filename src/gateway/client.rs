@@ -50,6 +50,8 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// What is held of one response while the client's window is closed.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// What a client that has just connected has for its first request when the process or its listener goes away.
+const FIRST_WORD_TIME: Duration = Duration::from_millis(500);
 /// Resets are counted over this.
 const RESETS_WINDOW: Duration = Duration::from_secs(10);
 
@@ -210,7 +212,7 @@ pub async fn serve(
         let first = tokio::time::timeout(client.limits().header_timeout, speaks_http2(&mut io));
         tokio::select! {
             first = first => Some(first),
-            () = leash.pulled.notified() => None,
+            () = told_to_end(&leash) => None,
         }
     });
     let Some(first) = first.await else { return CloseReason::Drained };
@@ -244,7 +246,7 @@ async fn greet(site: &Site, leash: &Leash, raw: Raw) -> Result<(Io, Option<Greet
             }
             Ok(Ok(stream)) => stream,
         },
-        () = leash.pulled.notified() => return Err(CloseReason::Drained),
+        () = told_to_end(leash) => return Err(CloseReason::Drained),
     };
     let session = stream.get_ref().1;
     let greeting = Greeting {
@@ -268,6 +270,17 @@ async fn speaks_http2(io: &mut Io) -> std::io::Result<Option<bool>> {
             io.unread(ahead.freeze());
             return Ok(Some(is_http2));
         }
+    }
+}
+
+/// Waits until a client that has not asked for anything yet must go. One that has just come may be about to.
+async fn told_to_end(leash: &Leash) {
+    leash.pulled.notified().await;
+    let Some((at, _)) = leash.doom.get() else { return };
+    tokio::select! {
+        () = tokio::time::sleep(FIRST_WORD_TIME) => {}
+        () = sleep_until(at.into()) => {}
+        () = leash.pulled.notified() => {}
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Thread {
     pub lines: Lines,
     /// What pools have for retries.
     pub budgets: Budgets,
+    /// When connections end that come although the process goes away: the last ones of a backlog.
+    leaving: Cell<Option<Instant>>,
     opened: Cell<u64>,
     /// Connections that have given their buffers back since the system was given them.
     rests: Cell<u32>,
@@ -108,6 +110,7 @@ impl Thread {
             listening: RefCell::default(),
             lines: Lines::default(),
             budgets: Budgets::default(),
+            leaving: Cell::new(None),
             opened: Cell::new(0),
             rests: Cell::new(0),
             trimmed: Cell::new(None),
@@ -225,6 +228,7 @@ impl Thread {
             Command::Drain { scope, deadline, spread } => {
                 if scope == Scope::All {
                     self.unlisten_if(|_| true);
+                    self.leaving.set(Some(self.now() + deadline));
                 }
                 match scope {
                     Scope::All => self.doom(deadline, spread, CloseReason::Drained, |_| true),
@@ -316,6 +320,9 @@ impl Thread {
 
     fn open(self: &Rc<Self>, site: Arc<Site>, slot: ListenerSlot, raw: Raw, peer: Option<SocketAddr>) {
         let leash = Rc::new(Leash::new(site.id));
+        if let Some(deadline) = self.leaving.get() {
+            leash.doom(deadline, CloseReason::Drained);
+        }
         let at = self.leashes.borrow_mut().insert(leash.clone());
         self.stats().active.fetch_add(1, Relaxed);
         let thread = self.clone();

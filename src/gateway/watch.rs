@@ -74,6 +74,10 @@ impl<'c> Watch<'c> {
     /// Over a connection that has just become idle.
     pub fn new(client: &'c Rc<Client>, leash: &'c Leash) -> Self {
         let now = client.thread.now();
+        if leash.doom.get().is_some() {
+            // It was told so before there was anybody to hear it.
+            leash.pulled.notify_one();
+        }
         Self {
             client,
             leash,
