@@ -1,18 +1,19 @@
 //! The keys that tokens are verified with: a JWK Set (RFC 7517), public keys in PEM, or a secret.
 //!
-//! A key is made ready for each algorithm that it can be used with and for no other, so a token can never make a public
-//! key into a secret. Verifying then neither parses a key nor copies one.
+//! The library reads and uses keys; here stands which of them may be used, and for what. A key serves the algorithms of
+//! its kind and no other, so a token can never make a public key into a secret.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::str::FromStr;
 
-use aws_lc_rs::signature::{self, ParsedPublicKey, RsaPublicKeyComponents, VerificationAlgorithm};
-use aws_lc_rs::{digest, hmac, rsa};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use aws_lc_rs::signature::{self, ParsedPublicKey, RsaPublicKeyComponents};
+use aws_lc_rs::{digest, rsa};
+pub use jsonwebtoken::Algorithm;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
+use jsonwebtoken::{AlgorithmFamily, DecodingKey, DecodingKeyKind};
 use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::pem::PemObject;
+use serde::Deserialize;
 use serde_json::Value;
 
 /// Keys in one set.
@@ -23,96 +24,15 @@ const KEYS_PER_ID_MAX: usize = 8;
 const SECRET_BYTES_MIN: usize = 32;
 /// Of an RSA modulus: 2048 bits at least (RFC 7518, 3.3), and 8192 at most, since longer ones cost too much time.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
+const NOT_SOUND: &str = "it is no key: RSA has 2048 to 8192 bits, and curves are P-256, P-384 and Ed25519";
 
-/// How a token is signed (RFC 7518, 3.1 and RFC 8037, 3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // the names are those of the registry
-pub enum Algorithm {
-    HS256,
-    HS384,
-    HS512,
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    EdDSA,
-}
+/// All algorithms (RFC 7518, 3.1 and RFC 8037, 3.1), by the names that they have in the file and in tokens.
+pub const ALGORITHMS: [&str; 12] =
+    ["HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
-impl Algorithm {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
-        Self::HS256,
-        Self::HS384,
-        Self::HS512,
-        Self::RS256,
-        Self::RS384,
-        Self::RS512,
-        Self::PS256,
-        Self::PS384,
-        Self::PS512,
-        Self::ES256,
-        Self::ES384,
-        Self::EdDSA,
-    ];
-
-    /// Its name in the file and in tokens.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::HS256 => "HS256",
-            Self::HS384 => "HS384",
-            Self::HS512 => "HS512",
-            Self::RS256 => "RS256",
-            Self::RS384 => "RS384",
-            Self::RS512 => "RS512",
-            Self::PS256 => "PS256",
-            Self::PS384 => "PS384",
-            Self::PS512 => "PS512",
-            Self::ES256 => "ES256",
-            Self::ES384 => "ES384",
-            Self::EdDSA => "EdDSA",
-        }
-    }
-
-    /// Whether it wants a secret (HS*), which who verifies shares with who signs; all others want a public key.
-    pub const fn is_secret(self) -> bool {
-        matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
-    }
-
-    fn of_secrets(self) -> Option<hmac::Algorithm> {
-        match self {
-            Self::HS256 => Some(hmac::HMAC_SHA256),
-            Self::HS384 => Some(hmac::HMAC_SHA384),
-            Self::HS512 => Some(hmac::HMAC_SHA512),
-            _ => None,
-        }
-    }
-
-    fn of_public_keys(self) -> Option<&'static dyn VerificationAlgorithm> {
-        match self {
-            Self::HS256 | Self::HS384 | Self::HS512 => None,
-            Self::RS256 => Some(&signature::RSA_PKCS1_2048_8192_SHA256),
-            Self::RS384 => Some(&signature::RSA_PKCS1_2048_8192_SHA384),
-            Self::RS512 => Some(&signature::RSA_PKCS1_2048_8192_SHA512),
-            Self::PS256 => Some(&signature::RSA_PSS_2048_8192_SHA256),
-            Self::PS384 => Some(&signature::RSA_PSS_2048_8192_SHA384),
-            Self::PS512 => Some(&signature::RSA_PSS_2048_8192_SHA512),
-            Self::ES256 => Some(&signature::ECDSA_P256_SHA256_FIXED),
-            Self::ES384 => Some(&signature::ECDSA_P384_SHA384_FIXED),
-            Self::EdDSA => Some(&signature::ED25519),
-        }
-    }
-}
-
-impl FromStr for Algorithm {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text).ok_or(())
-    }
+/// Whether it wants a secret (HS*), which who verifies shares with who signs; all others want a public key.
+pub fn is_of_secrets(algorithm: Algorithm) -> bool {
+    algorithm.family() == AlgorithmFamily::Hmac
 }
 
 /// Keys by their id, and those without one. Sets are equal when the same bytes were read.
@@ -124,29 +44,13 @@ pub struct KeySet {
     fingerprint: [u8; 32],
 }
 
-/// A key for one algorithm.
+/// A key, and what it may be used for.
 #[derive(Clone)]
 pub struct Key {
-    /// The only one that it serves.
-    pub algorithm: Algorithm,
-    verifier: Verifier,
-}
-
-#[derive(Clone)]
-enum Verifier {
-    /// Two hash states, ten times as large as the other one.
-    Secret(Box<hmac::Key>),
-    Public(ParsedPublicKey),
-}
-
-impl Key {
-    /// Whether this key made this signature of the message.
-    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        match &self.verifier {
-            Verifier::Secret(key) => hmac::verify(key, message, signature).is_ok(),
-            Verifier::Public(key) => key.verify_sig(message, signature).is_ok(),
-        }
-    }
+    /// The key.
+    pub key: DecodingKey,
+    /// The only ones that it serves; at least one.
+    pub algorithms: Vec<Algorithm>,
 }
 
 impl KeySet {
@@ -173,17 +77,15 @@ impl KeySet {
         set
     }
 
-    fn add(&mut self, id: Option<String>, keys: Vec<Key>) -> Result<(), String> {
+    fn add(&mut self, id: Option<String>, key: Key) -> Result<(), String> {
         let known = match id {
             Some(id) => self.named.entry(id).or_default(),
             None => &mut self.unnamed,
         };
-        known.extend(keys);
-        for algorithm in Algorithm::ALL {
-            if known.iter().filter(|key| key.algorithm == algorithm).count() > KEYS_PER_ID_MAX {
-                return Err(format!("it has more than {KEYS_PER_ID_MAX} keys of one id, or without one"));
-            }
+        if known.len() == KEYS_PER_ID_MAX {
+            return Err(format!("it has more than {KEYS_PER_ID_MAX} keys of one id, or without one"));
         }
+        known.push(key);
         Ok(())
     }
 }
@@ -217,11 +119,8 @@ pub fn secret(bytes: &[u8]) -> Result<KeySet, String> {
         ));
     }
     let mut set = KeySet::empty_of(secret);
-    let key = |algorithm: Algorithm| {
-        let key = Box::new(hmac::Key::new(algorithm.of_secrets()?, secret));
-        Some(Key { algorithm, verifier: Verifier::Secret(key) })
-    };
-    set.unnamed = Algorithm::ALL.into_iter().filter_map(key).collect();
+    let algorithms = AlgorithmFamily::Hmac.algorithms().to_vec();
+    set.unnamed.push(Key { key: DecodingKey::from_secret(secret), algorithms });
     Ok(set)
 }
 
@@ -239,9 +138,9 @@ pub fn parse_jwks(bytes: &[u8]) -> Result<KeySet, String> {
             if at == KEYS_MAX {
                 return Err(format!("it has more than {KEYS_MAX} keys"));
             }
-            match keys_of(&key, &Algorithm::ALL) {
-                Ok(keys) => set.add(None, keys)?,
-                Err(why) => left_out.push(why),
+            match read_der(&key) {
+                Some(key) => set.add(None, key)?,
+                None => left_out.push(format!("key {}: {NOT_SOUND}", at + 1)),
             }
         }
     } else {
@@ -255,7 +154,7 @@ pub fn parse_jwks(bytes: &[u8]) -> Result<KeySet, String> {
                 return Err(format!("key {} is a secret (kty = \"oct\"): secrets go into a `secret_file`", at + 1));
             }
             match read_jwk(key) {
-                Ok(keys) => set.add(key.get("kid").and_then(Value::as_str).map(str::to_owned), keys)?,
+                Ok((id, key)) => set.add(id, key)?,
                 Err(why) => left_out.push(format!("key {}: {why}", at + 1)),
             }
         }
@@ -267,76 +166,64 @@ pub fn parse_jwks(bytes: &[u8]) -> Result<KeySet, String> {
     }
 }
 
-/// The algorithms of a kind of key, by `kty` and `crv`.
-fn algorithms_of(kind: &str, curve: &str) -> Option<&'static [Algorithm]> {
-    use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
-    match (kind, curve) {
-        ("RSA", _) => Some(&[RS256, RS384, RS512, PS256, PS384, PS512]),
-        ("EC", "P-256") => Some(&[ES256]),
-        ("EC", "P-384") => Some(&[ES384]),
-        ("OKP", "Ed25519") => Some(&[EdDSA]),
-        _ => None,
-    }
-}
-
-/// A JWK, ready for each algorithm that it serves.
-fn read_jwk(jwk: &Value) -> Result<Vec<Key>, String> {
-    let text = |name: &str| jwk.get(name).and_then(Value::as_str);
-    if text("use").is_some_and(|usage| usage != "sig") {
+/// A JWK and its id.
+fn read_jwk(jwk: &Value) -> Result<(Option<String>, Key), String> {
+    let jwk = Jwk::deserialize(jwk).map_err(|error| format!("it is no JWK: {error}"))?;
+    if jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
         return Err("it is not for signatures (`use`)".to_owned());
     }
-    if let Some(operations) = jwk.get("key_ops").and_then(Value::as_array)
-        && !operations.iter().any(|operation| operation == "verify")
-    {
+    if jwk.common.key_operations.as_ref().is_some_and(|operations| !operations.contains(&KeyOperations::Verify)) {
         return Err("it is not for verifying (`key_ops`)".to_owned());
     }
-    if jwk.get("kid").is_some_and(|id| !id.is_string()) {
-        return Err("its `kid` is no text".to_owned());
+    let mut algorithms = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => AlgorithmFamily::Rsa.algorithms().to_vec(),
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => vec![Algorithm::ES256],
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => vec![Algorithm::ES384],
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => vec![Algorithm::EdDSA],
+        _ => return Err("its kind is not known, or something is missing (`kty`, `crv`)".to_owned()),
+    };
+    if let Some(only) = jwk.common.key_algorithm {
+        algorithms.retain(|algorithm| KeyAlgorithm::from(*algorithm) == only);
     }
-    let (kind, curve) = (text("kty").unwrap_or_default(), text("crv").unwrap_or_default());
-    let algorithms = algorithms_of(kind, curve).ok_or_else(|| format!("`{kind}` {curve} is not known"))?;
-    // Other names than ours: RSA-OAEP and the like, or an algorithm that this key cannot have.
-    let algorithms = match text("alg") {
-        None => algorithms,
-        Some(name) => {
-            let only = algorithms.iter().position(|algorithm| algorithm.as_str() == name);
-            only.map(|at| &algorithms[at..=at]).ok_or_else(|| format!("`alg` {name} is not for such a key"))?
-        }
-    };
-    let number = |name: &str| {
-        let bytes = text(name).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
-        bytes.ok_or_else(|| format!("`{name}` is missing or no base64url"))
-    };
-    let coordinate = |name: &str, bytes: usize| match number(name)? {
-        number if number.len() == bytes => Ok(number),
-        number => Err(format!("`{name}` has {} bytes and not {bytes}", number.len())),
-    };
-    let key = match (kind, curve) {
-        ("RSA", _) => {
-            let components = RsaPublicKeyComponents { n: number("n")?, e: number("e")? };
-            let key = components.to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256);
-            key.map_err(|_| "`n` and `e` are no RSA key")?.as_ref().to_vec()
-        }
-        ("EC", "P-256") => [vec![4], coordinate("x", 32)?, coordinate("y", 32)?].concat(),
-        ("EC", _) => [vec![4], coordinate("x", 48)?, coordinate("y", 48)?].concat(),
-        _ => coordinate("x", 32)?,
-    };
-    keys_of(&key, algorithms)
+    let algorithm = *algorithms.first().ok_or("its `alg` is not one for such a key")?;
+    let key = DecodingKey::from_jwk(&jwk).map_err(|error| format!("it cannot be read: {error}"))?;
+    match is_sound(&key, algorithm) {
+        true => Ok((jwk.common.key_id, Key { key, algorithms })),
+        false => Err(NOT_SOUND.to_owned()),
+    }
 }
 
-/// A public key, ready for each of these algorithms that takes such a key.
-fn keys_of(public: &[u8], algorithms: &[Algorithm]) -> Result<Vec<Key>, String> {
-    if let Ok(key) = rsa::PublicKey::from_der(public)
-        && !RSA_BYTES.contains(&key.modulus_len())
-    {
-        return Err(format!("RSA with {} bits, and not 2048 to 8192", key.modulus_len() * 8));
+/// A SubjectPublicKeyInfo, which says itself of which kind it is. The library's own way from PEM walks through DER as
+/// deep as that goes, on the stack, and keys may come from a network.
+fn read_der(der: &[u8]) -> Option<Key> {
+    let kinds = [
+        (DecodingKey::from_rsa_der(der), AlgorithmFamily::Rsa.algorithms()),
+        (DecodingKey::from_ec_der(der), &[Algorithm::ES256]),
+        (DecodingKey::from_ec_der(der), &[Algorithm::ES384]),
+        (DecodingKey::from_ed_der(der), &[Algorithm::EdDSA]),
+    ];
+    let (key, algorithms) = kinds.into_iter().find(|(key, algorithms)| is_sound(key, algorithms[0]))?;
+    Some(Key { key, algorithms: algorithms.to_vec() })
+}
+
+/// Whether this is a key for such an algorithm. The library takes any bytes for a key, and then no signature for right.
+fn is_sound(key: &DecodingKey, algorithm: Algorithm) -> bool {
+    match (key.kind(), algorithm) {
+        (DecodingKeyKind::RsaModulusExponent { n, e }, _) => {
+            let key = RsaPublicKeyComponents { n, e }.to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256);
+            key.is_ok_and(|key| is_sound(&DecodingKey::from_rsa_der(key.as_ref()), algorithm))
+        }
+        (DecodingKeyKind::SecretOrDer(key), Algorithm::ES256) => {
+            ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, key).is_ok()
+        }
+        (DecodingKeyKind::SecretOrDer(key), Algorithm::ES384) => {
+            ParsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, key).is_ok()
+        }
+        (DecodingKeyKind::SecretOrDer(key), Algorithm::EdDSA) => ParsedPublicKey::new(&signature::ED25519, key).is_ok(),
+        (DecodingKeyKind::SecretOrDer(key), _) => {
+            rsa::PublicKey::from_der(key).is_ok_and(|key| RSA_BYTES.contains(&key.modulus_len()))
+        }
     }
-    let key = |algorithm: &Algorithm| {
-        let key = ParsedPublicKey::new(algorithm.of_public_keys()?, public).ok()?;
-        Some(Key { algorithm: *algorithm, verifier: Verifier::Public(key) })
-    };
-    let keys: Vec<Key> = algorithms.iter().filter_map(key).collect();
-    if keys.is_empty() { Err("it is not a key of a known kind".to_owned()) } else { Ok(keys) }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::config::print::{Lines, bare_or_quoted, list, percent, quote, statuses
 use crate::config::validate::WEIGHT;
 use crate::config::words::word_of;
 
+use super::keys::is_of_secrets;
 use super::{
     Action, Auth, Consumer, Cors, Edits, Gateway, HostPattern, Http, Jwt, KeySource, LimitKey, Limits, Match,
     PathPattern, PoolOptions, RateLimit, Retry, Route, Sticky, VERSIONS, ValuePattern, format_size,
@@ -253,10 +254,10 @@ fn print_jwt(out: &mut Lines, jwt: &Jwt) {
     if !audience.is_empty() {
         out.key("audience", list(audience));
     }
-    out.key("algorithms", list(&algorithms.iter().map(|algorithm| algorithm.as_str()).collect::<Vec<_>>()));
+    out.key("algorithms", list(&algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect::<Vec<_>>()));
     match keys {
         KeySource::Fixed { path, .. } => {
-            let is_secret = algorithms.first().is_some_and(|algorithm| algorithm.is_secret());
+            let is_secret = algorithms.first().copied().is_some_and(is_of_secrets);
             out.key(if is_secret { "secret_file" } else { "keys_file" }, quote(path.display()));
         }
         KeySource::Url { url, refresh, cooldown } => {

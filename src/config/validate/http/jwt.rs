@@ -7,7 +7,7 @@ use http::{HeaderName, Uri};
 use toml::de::DeValue;
 
 use crate::config::error::{Finding, Span};
-use crate::config::http::keys::{self, Algorithm};
+use crate::config::http::keys::{self, ALGORITHMS, Algorithm, is_of_secrets};
 use crate::config::http::{Jwt, KeySource};
 use crate::config::named_file::read_file;
 use crate::config::raw::{Fault, Reader, fault, quoted, text};
@@ -77,12 +77,12 @@ fn algorithms(r: &mut Reader) -> Vec<Algorithm> {
         r.missing("algorithms", EXAMPLE);
     }
     let mut algorithms: Vec<Algorithm> = Vec::new();
-    let listed = r.list("algorithms", Algorithm::ALL.len(), algorithm);
+    let listed = r.list("algorithms", ALGORITHMS.len(), algorithm);
     for (algorithm, span) in &listed {
         if algorithms.contains(algorithm) {
-            let what = format!("`{}` stands there twice", algorithm.as_str());
+            let what = format!("`{algorithm:?}` stands there twice");
             r.findings.push(fault(what, "again here").at(span.clone(), "algorithms"));
-        } else if algorithms.first().is_some_and(|first| first.is_secret() != algorithm.is_secret()) {
+        } else if algorithms.first().is_some_and(|first| is_of_secrets(*first) != is_of_secrets(*algorithm)) {
             let fault = fault("a public key must never be taken for a secret", "another kind of key")
                 .help("write a table for each: HS* with `secret_file`, all others with `keys_file` or `keys_url`");
             r.findings.push(fault.at(span.clone(), "algorithms"));
@@ -98,11 +98,10 @@ fn algorithms(r: &mut Reader) -> Vec<Algorithm> {
 
 fn algorithm(value: &DeValue) -> Result<Algorithm, Fault> {
     let text = text(value)?;
-    let known = || Algorithm::ALL.into_iter().map(Algorithm::as_str);
-    Algorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == text).ok_or_else(|| {
+    text.parse().map_err(|_| {
         let fault = fault(format!("there is no \"{}\"", quoted(text)), "unknown");
-        let list = known().collect::<Vec<_>>().join(", ");
-        match nearest(text, known()) {
+        let list = ALGORITHMS.join(", ");
+        match nearest(text, ALGORITHMS) {
             _ if text.eq_ignore_ascii_case("none") => fault.help("a token without a signature never counts"),
             Some(near) => fault.help(format!("did you mean \"{near}\"? There are {list}")),
             None => fault.help(format!("there are {list}")),
@@ -117,7 +116,7 @@ fn source(r: &mut Reader, algorithms: &[Algorithm]) -> Option<KeySource> {
     match given[..] {
         [] => r.missing("keys_file", SOURCE_EXAMPLE),
         [source] => {
-            let wants_secret = algorithms.first().is_some_and(|algorithm| algorithm.is_secret());
+            let wants_secret = algorithms.first().copied().is_some_and(is_of_secrets);
             if !algorithms.is_empty() && wants_secret != (source == "secret_file") {
                 let title = match wants_secret {
                     true => format!("HS256, HS384 and HS512 want a secret, and `{source}` has public keys"),
