@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use harness::http::{Message, Peer, get, listener, pool, pool_of, post, reply, request, site};
+use harness::http::{Message, Peer, get, listener, pool_of, post, reply, site};
 use harness::{Backend, Evener, SOON, free_port, local, now, wait_until};
 
 const ONE_THREAD: &str = "[process]\nworkers = 1\n";

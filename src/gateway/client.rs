@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::sleep_until;
 
 use super::body::ResponseBody;
@@ -29,8 +29,8 @@ use super::refusal::Refusal;
 use super::thread::{Local, Thread};
 use super::tunnel::{self, Tunnel};
 use super::watch::{Due, Leash, Watch};
-use crate::config::Protocol;
 use crate::config::http::{Http, Limits};
+use crate::config::{Access, Protocol};
 use crate::reason::CloseReason;
 use crate::snapshot::Site;
 
@@ -63,7 +63,7 @@ pub struct Client {
     pub site: Arc<Site>,
     /// Who connected; `None` on a unix socket.
     pub peer: Option<SocketAddr>,
-    /// The address it spoke to.
+    /// The address it spoke to, where a log wants to know.
     pub local: Option<SocketAddr>,
     /// What backends are told of it.
     pub end: forwarded::Peer,
@@ -178,7 +178,7 @@ pub async fn serve(
     raw: Raw,
     peer: Option<SocketAddr>,
 ) -> CloseReason {
-    let local = raw.local_address();
+    let local = if thread.shared.access == Access::Off { None } else { raw.local_address() };
     let (mut io, greeting) = match Box::pin(greet(&site, &leash, raw)).await {
         Ok(greeted) => greeted,
         Err(reason) => return reason,
@@ -209,7 +209,7 @@ pub async fn serve(
         return http1(client, &leash, io).await;
     }
     let first = Box::pin(async {
-        let first = tokio::time::timeout(client.limits().header_timeout, speaks_http2(&mut io));
+        let first = tokio::time::timeout(client.limits().header_timeout, speaks_http2(thread, &mut io));
         tokio::select! {
             first = first => Some(first),
             () = told_to_end(&leash) => None,
@@ -257,11 +257,18 @@ async fn greet(site: &Site, leash: &Leash, raw: Raw) -> Result<(Io, Option<Greet
 }
 
 /// Whether the client begins with HTTP/2; `None` when it ends without a word.
-async fn speaks_http2(io: &mut Io) -> std::io::Result<Option<bool>> {
+async fn speaks_http2(thread: &Thread, io: &mut Io) -> std::io::Result<Option<bool>> {
     let mut ahead = BytesMut::new();
-    io.readable().await?;
     loop {
-        if io.read_buf(&mut ahead).await? == 0 {
+        // Into the thread's own buffer: as a rule all of the first request comes at once, and one read takes it.
+        let count = poll_fn(|cx| {
+            let mut scratch = thread.scratch.borrow_mut();
+            let mut into = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut *io).poll_read(cx, &mut into))?;
+            ahead.extend_from_slice(into.filled());
+            Poll::Ready(std::io::Result::Ok(into.filled().len()))
+        });
+        if count.await? == 0 {
             return Ok(None);
         }
         let decided = ahead.len() >= PREFACE.len() || !PREFACE.starts_with(&ahead);
@@ -316,7 +323,7 @@ async fn http1(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason {
         (io, next) = Box::pin(session(&client, leash, io)).await;
         match next {
             Next::End(reason) => {
-                if reason != CloseReason::Killed {
+                if reason != CloseReason::Killed && !io.meter.ended.get() {
                     Box::pin(close(io)).await;
                 }
                 return reason;

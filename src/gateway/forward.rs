@@ -203,7 +203,8 @@ impl<'r> Tries<'r> {
             return Ok(Some((link, Some(idle))));
         }
         let cell = backend.stats.cell(thread.index);
-        let failure = match backend::connect(self.pool, backend).await {
+        // Seldom needed, and large.
+        let failure = match Box::pin(backend::connect(self.pool, backend)).await {
             Ok(link) => {
                 let took = thread.now() - began;
                 backend.stats.note_connect(took);

@@ -19,6 +19,8 @@ pub struct Meter {
     pub written: Cell<u64>,
     /// The other side does not take what is to be written.
     pub blocked: Cell<bool>,
+    /// The other side has sent its last byte.
+    pub ended: Cell<bool>,
 }
 
 /// A socket.
@@ -134,8 +136,9 @@ impl AsyncRead for Io {
         }
         let before = into.filled().len();
         ready!(with_channel!(&mut this.channel, stream => Pin::new(stream).poll_read(cx, into)))?;
-        let meter = &this.meter;
-        meter.read.set(meter.read.get() + (into.filled().len() - before) as u64);
+        let (meter, count) = (&this.meter, into.filled().len() - before);
+        meter.read.set(meter.read.get() + count as u64);
+        meter.ended.set(count == 0 && into.remaining() > 0);
         Poll::Ready(Ok(()))
     }
 }

@@ -41,6 +41,8 @@ const TRIM_AFTER_RESTS: u32 = 256;
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 /// Connections taken from a socket that is about to be closed: as many as the longest backlog holds.
 const LAST_ACCEPTS_MAX: usize = 65_536;
+/// More of what a client says first is read later.
+const SCRATCH_BYTES: usize = 16 * 1024;
 /// At the end: how often, and for how long, is looked whether all connections have ended.
 const LAST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOKS: Duration = Duration::from_millis(500);
@@ -69,6 +71,8 @@ pub struct Thread {
     pub budgets: Budgets,
     /// When connections end that come although the process goes away: the last ones of a backlog.
     leaving: Cell<Option<Instant>>,
+    /// What a client says first is read into this.
+    pub scratch: RefCell<Box<[u8]>>,
     opened: Cell<u64>,
     /// Connections that have given their buffers back since the system was given them.
     rests: Cell<u32>,
@@ -111,6 +115,7 @@ impl Thread {
             lines: Lines::default(),
             budgets: Budgets::default(),
             leaving: Cell::new(None),
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             opened: Cell::new(0),
             rests: Cell::new(0),
             trimmed: Cell::new(None),
