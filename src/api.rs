@@ -71,9 +71,9 @@ pub struct Listener {
     pub name: String,
     /// Where it really listens: a port 0 of the file shows as the port that the kernel chose.
     pub bind: Vec<String>,
-    /// "tcp" or "udp".
+    /// "tcp", "udp" or "http".
     pub protocol: String,
-    /// The pool that serves it.
+    /// The pool that serves it; empty with "http", where routes choose.
     pub pool: String,
     /// "listening" or "draining".
     pub state: String,

@@ -11,6 +11,8 @@ from .works import CONNECT
 # What a measurement takes besides its seconds: a start, and an end.
 AROUND_SECONDS = 0.3
 PACE = 0.1
+# Connections are idle for so long before their memory is looked at: buffers are given back by then where they are.
+SETTLE_SECONDS = 8
 
 
 def say(text):
@@ -64,7 +66,7 @@ def words_of(work, ports, seconds, warm_up, pace):
     return words
 
 
-def run_load(stage, words, pids=()):
+def run_load(stage, words, pids=(), settle=0):
     """The last object that the load prints, with what it cost from its mark to there."""
     client = stage.load(*words)
     try:
@@ -72,6 +74,7 @@ def run_load(stage, words, pids=()):
         for line in client.stdout:
             said = json.loads(line)
             if not said.get("warm"):
+                time.sleep(settle)
                 return said, before, cost.so_far(pids)
             before = cost.so_far(pids)
         raise LeftOut("the load has failed")
@@ -87,7 +90,8 @@ def measure(stage, proxy, work, seconds, pace=None):
             if work.protocol == "udp" and work.is_warmed:
                 run_load(stage, words_of(work, running.ports, warm_up, 0, pace))
             words = words_of(work, running.ports, seconds, warm_up, pace)
-            result, before, after = run_load(stage, words, running.pids)
+            settle = SETTLE_SECONDS if work.mode == "idle" else 0
+            result, before, after = run_load(stage, words, running.pids, settle)
     except (LeftOut, OSError) as why:
         say(f"{proxy.name}: no {work.name}: {why}")
         return {"failed": str(why)}

@@ -100,13 +100,19 @@ fn listeners(listeners: &[Listener], paper: Paper, out: &mut String) {
     let mut rows = Vec::new();
     for listener in listeners {
         let connections = &listener.connections;
-        let prefix = if listener.udp.is_some() { "udp " } else { "" };
+        let prefix = match listener.protocol.as_str() {
+            "udp" => "udp ",
+            "http" => "http ",
+            _ => "",
+        };
+        // One for HTTP has its pools by routes.
+        let pool = if listener.pool.is_empty() { "-" } else { &listener.pool };
         let address = |address: &String| Cell::text(format!("{prefix}{address}"));
         let state = Cell::text(&listener.state);
         rows.push(vec![
             Cell::text(&listener.name),
             listener.bind.first().map_or(Cell::text("-"), address),
-            Cell::text(&listener.pool),
+            Cell::text(pool),
             if listener.state == "listening" { state } else { state.look(Look::Notable) },
             Cell::number(connections.active),
             Cell::number(connections.accepted),
