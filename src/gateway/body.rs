@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,7 +12,9 @@ use hyper::body::Incoming;
 
 use super::backend::Http1;
 use super::client::UnderWay;
+use super::forwarded;
 use super::record::Record;
+use super::sites::SiteTable;
 use super::thread::Thread;
 use crate::config::http::Speech;
 use crate::id::BackendId;
@@ -50,6 +53,8 @@ pub enum RequestBody {
         left: u64,
         /// Who looks on.
         intake: Rc<Intake>,
+        /// Which names its trailers may not have.
+        sites: Arc<SiteTable>,
         /// It may not stand still for too long.
         _under_way: UnderWay,
     },
@@ -60,8 +65,13 @@ impl Body for RequestBody {
     type Error = Cut;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let Self::Stream { incoming, left, intake, .. } = self.get_mut() else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let Self::Stream { incoming, left, intake, sites, .. } = self.get_mut() else { return Poll::Ready(None) };
+        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            forwarded::strip_trailers(trailers, &sites.identity);
+        }
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {

@@ -390,9 +390,14 @@ pub(super) fn is_protected(name: &str, identity: &[HeaderName]) -> bool {
 /// real one. Other names with such signs pass.
 fn has_alias(headers: &HeaderMap, identity: &[HeaderName]) -> bool {
     let is_usual = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    let odd = headers.keys().map(HeaderName::as_str).filter(|name| !name.bytes().all(is_usual));
+    let mut odd = headers.keys().map(HeaderName::as_str).filter(|name| !name.bytes().all(is_usual));
+    odd.any(|name| reads_as_protected(name, identity))
+}
+
+/// Whether a name is one that this gateway speaks for, or its alias.
+pub(super) fn reads_as_protected(name: &str, identity: &[HeaderName]) -> bool {
     let fold = |sign: char| if sign.is_ascii_alphanumeric() { sign } else { '-' };
-    odd.map(|name| name.chars().map(fold).collect::<String>()).any(|name| is_protected(&name, identity))
+    is_protected(&name.chars().map(fold).collect::<String>(), identity)
 }
 
 #[cfg(test)]

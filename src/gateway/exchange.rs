@@ -66,7 +66,13 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
 fn refuse(record: &mut Record, Failure { refusal, detail }: Failure) -> Response<ResponseBody> {
     tracing::debug!(refusal = refusal.label(), %detail, "a request was refused");
     record.refusal = Some(refusal);
-    reply::problem(refusal, record.request_id.as_deref())
+    let mut response = reply::problem(refusal, record.request_id.as_deref());
+    let is_doubtful = matches!(refusal, Refusal::Malformed | Refusal::UpgradeRefused | Refusal::BodyTooLarge);
+    if is_doubtful && record.version != Version::HTTP_2 {
+        // What follows may be part of this request to somebody else.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// A request that hyper has answered by itself, since it could not be read.
@@ -82,7 +88,7 @@ pub fn refused_unread(client: &Rc<Client>, refusal: Refusal) {
 struct Exchange<'e> {
     client: &'e Rc<Client>,
     snapshot: &'e Snapshot,
-    sites: &'e SiteTable,
+    sites: &'e Arc<SiteTable>,
 }
 
 impl Exchange<'_> {
@@ -194,7 +200,8 @@ impl Exchange<'_> {
             true => RequestBody::Empty,
             false => {
                 let intake = record.intake.clone();
-                RequestBody::Stream { incoming, left: limit, intake, _under_way: UnderWay::new(client) }
+                let sites = self.sites.clone();
+                RequestBody::Stream { incoming, left: limit, intake, sites, _under_way: UnderWay::new(client) }
             }
         };
         let intake = record.intake.clone();

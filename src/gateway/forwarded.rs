@@ -12,7 +12,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::canonical::{Canonical, Malformed, is_protected};
+use super::canonical::{Canonical, Malformed, is_protected, reads_as_protected};
 
 /// Bytes of an x-request-id that is taken over.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -56,6 +56,15 @@ pub fn strip_request(headers: &mut HeaderMap, identity: &[HeaderName]) -> Result
 pub fn strip_response(headers: &mut HeaderMap) {
     let named = named_by_connection(headers);
     strip(headers, &named);
+}
+
+/// Takes from a request's trailers what says who the client is: nobody has looked at it there.
+pub fn strip_trailers(trailers: &mut HeaderMap, identity: &[HeaderName]) {
+    let goes = |name: &&HeaderName| ONE_HOP.contains(name) || reads_as_protected(name.as_str(), identity);
+    let gone: Vec<HeaderName> = trailers.keys().filter(goes).cloned().collect();
+    for name in gone {
+        trailers.remove(name);
+    }
 }
 
 fn strip(headers: &mut HeaderMap, named: &[HeaderName]) {
