@@ -27,6 +27,7 @@ const FOREIGN_WORDS: [&str; 5] = ["frontend", "upstream", "downstream", "cluster
 /// Where one of them means something else.
 const FOREIGN_WORDS_ALLOWED: &[(&str, &str, &str)] = &[
     ("src/health/", "target", "what a check asks is more than a backend: also how and through which port"),
+    ("src/sys/process.rs", "target", "the C library that it is built for"),
     ("src/control/observe.rs", "target", "fills the list of what health checks"),
     ("src/control/log.rs", "target", "the name that tracing-subscriber has for the source of an event"),
 ];
