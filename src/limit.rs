@@ -153,6 +153,14 @@ impl<K: Copy + Eq + Hash> Limiter<K> {
         self.shard(key).request(key, nanoseconds(now))
     }
 
+    /// Whether a request at `now` would pass. Nothing is taken, and a client without an entry passes.
+    ///
+    /// # Errors
+    /// In how long one would.
+    pub fn peek(&self, key: K, now: Duration) -> Result<(), Duration> {
+        self.shard(key).peek(key, nanoseconds(now)).map_err(Duration::from_nanos)
+    }
+
     /// One admitted connection of this client has ended.
     pub fn release(&self, key: K) {
         self.shard(key).release(key);
@@ -200,6 +208,13 @@ impl<K: Copy + Eq + Hash> Shard<K> {
         let debt = client.full_at - now;
         let left = u32::try_from((pace.window - debt) / pace.interval).unwrap_or(u32::MAX);
         Ok(Allowance { left, whole_in: Duration::from_nanos(debt) })
+    }
+
+    fn peek(&self, key: K, now: u64) -> Result<(), u64> {
+        match (self.pace(), self.clients.get(&key).copied()) {
+            (Some(pace), Some(mut client)) => client.take(pace, now),
+            _ => Ok(()),
+        }
     }
 
     fn release(&mut self, key: K) {
@@ -435,6 +450,10 @@ mod tests {
         assert_eq!(ask(2000), allowance(0, 3000));
         assert_eq!(ask(90_000), allowance(2, 1000));
         assert_eq!(limiter.request(8, at(2000)), allowance(2, 1000), "another key");
+        assert_eq!((limiter.peek(9, at(2000)), entries(&limiter)), (Ok(()), 2), "looking costs nothing");
+        (0..3).for_each(|_| assert!(limiter.peek(8, at(2000)).is_ok()));
+        (0..2).for_each(|_| assert!(limiter.request(8, at(2000)).is_ok()));
+        assert_eq!(limiter.peek(8, at(2400)), Err(at(600)));
         let unlimited = Limiter::new(Limits::default(), CLIENTS_MAX);
         assert_eq!(unlimited.request(7_u64, at(0)), Ok(Allowance { left: u32::MAX, whole_in: Duration::ZERO }));
         assert_eq!(entries(&unlimited), 0);

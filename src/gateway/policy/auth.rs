@@ -13,8 +13,9 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Refused;
 use super::jwt::{Tokens, Verified};
+use super::limit::Failures;
+use super::{Asked, Refused};
 use crate::config::http::{ApiKey, Auth as Configured, Consumer};
 use crate::gateway::refusal::Refusal;
 
@@ -73,11 +74,17 @@ pub struct Auth {
     /// The challenge.
     basic: Option<HeaderValue>,
     consumers: Arc<Consumers>,
+    failures: Arc<Failures>,
 }
 
 impl Auth {
     /// Finds the tokens by their table's name.
-    pub fn new(auth: &Configured, tokens: &HashMap<&str, Arc<Tokens>>, consumers: &Arc<Consumers>) -> Self {
+    pub fn new(
+        auth: &Configured,
+        tokens: &HashMap<&str, Arc<Tokens>>,
+        consumers: &Arc<Consumers>,
+        failures: &Arc<Failures>,
+    ) -> Self {
         let jwt = auth.jwt.as_ref().map(|jwt| tokens.get(jwt.name.as_str()).cloned());
         let basic = auth.basic.as_ref().map(|realm| {
             let realm = realm.replace('\\', "\\\\").replace('"', "\\\"");
@@ -89,11 +96,22 @@ impl Auth {
             api_key: auth.api_key.clone(),
             basic,
             consumers: consumers.clone(),
+            failures: failures.clone(),
         }
     }
 
-    /// Who it is.
-    pub(super) fn authenticate(&self, headers: &HeaderMap, since_epoch: Duration) -> Result<Identity, Refused> {
+    /// Who it is. A client of which too many credentials did not count has to wait, whatever it has now.
+    pub(super) fn authenticate(&self, asked: &Asked<'_>) -> Result<Identity, Refused> {
+        self.failures.ask(asked.client, asked.now.since_start)?;
+        self.identify(asked.headers, asked.now.since_epoch).map_err(|why| {
+            if let Failure::Invalid(_) = why {
+                self.failures.count(asked.client, asked.now.since_start);
+            }
+            self.refused(why)
+        })
+    }
+
+    fn identify(&self, headers: &HeaderMap, since_epoch: Duration) -> Result<Identity, Failure> {
         let mut why = Failure::Absent;
         if let Some(tokens) = &self.jwt {
             let verified = authorization(headers, "bearer").and_then(|token| tokens.check(token, since_epoch));
@@ -117,7 +135,7 @@ impl Auth {
                 Err(failure) => why = why.or(failure),
             }
         }
-        Err(self.refused(why))
+        Err(why)
     }
 
     /// RFC 9110, 11.6.1: a 401 says what would do; RFC 6750, 3: and what was wrong with the token.

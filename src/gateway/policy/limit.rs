@@ -1,9 +1,11 @@
 //! `rate_limit`: how often a client may ask, counted by the limiter that also serves `per_client`, and what the client is
-//! told of it (draft-ietf-httpapi-ratelimit-headers).
+//! told of it (draft-ietf-httpapi-ratelimit-headers). And how often it may fail to say who it is, which no key sets.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +21,11 @@ use crate::limit::{Allowance, CLIENTS_MAX, ClientKey, Limiter, Limits, Rate};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Credentials of one client that do not count: so many at once, and as many a second as [`FAILURES_PER_SECOND`].
+const FAILURES_BURST: u32 = 100;
+/// Beyond that a client is guessing, or has lost its wits.
+const FAILURES_PER_SECOND: u32 = 20;
 
 /// One of a route's limits.
 #[derive(Debug)]
@@ -37,6 +44,44 @@ pub struct RateLimit {
 struct Counter {
     limiter: Limiter<u64>,
     hasher: RandomState,
+}
+
+/// Failed authentications by client, over all routes: nobody guesses credentials, nor buys signature checks, any faster.
+pub struct Failures(Limiter);
+
+impl Default for Failures {
+    fn default() -> Self {
+        let rate = Rate { count: FAILURES_PER_SECOND, per: Duration::from_secs(1), burst: FAILURES_BURST };
+        Self(Limiter::new(Limits { connections: None, rate: Some(rate) }, CLIENTS_MAX))
+    }
+}
+
+impl std::fmt::Debug for Failures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Failures").finish_non_exhaustive()
+    }
+}
+
+impl Failures {
+    /// Asked before credentials are looked at. A client on a unix socket has no address and no limit.
+    pub(super) fn ask(&self, client: Option<IpAddr>, now: Duration) -> Result<(), Refused> {
+        let Some(client) = client else { return Ok(()) };
+        self.0.peek(client.into(), now).map_err(|wait| Refused::limited("failed authentications".into(), wait))
+    }
+
+    /// Credentials of this client do not count.
+    pub(super) fn count(&self, client: Option<IpAddr>, now: Duration) {
+        if let Some(client) = client {
+            // When two came at once, the bucket may be empty already.
+            let _ = self.0.request(client.into(), now);
+        }
+    }
+}
+
+impl Refused {
+    fn limited(detail: Cow<'static, str>, wait: Duration) -> Self {
+        Self { refusal: Refusal::Limited, detail, headers: vec![(RETRY_AFTER, HeaderValue::from(seconds(wait)))] }
+    }
 }
 
 impl std::fmt::Debug for Counter {
@@ -88,8 +133,7 @@ pub(super) fn all(
             Ok(Allowance { left: rest, whole_in }) => limit.tell(rest, whole_in, left),
             Err(wait) => {
                 limit.tell(0, wait, left);
-                let headers = vec![(RETRY_AFTER, HeaderValue::from(seconds(wait)))];
-                return Err(Refused { refusal: Refusal::Limited, detail: limit.name.clone().into(), headers });
+                return Err(Refused::limited(limit.name.clone().into(), wait));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What is asked of a request before it goes on, one file a policy. Their order is the same on every route:
 //! `allow` and `deny`, browsers' questions (they carry no credentials), limits that need nobody's name (so that floods
-//! buy no signature checks), who it is, what that one may, and limits by consumer.
+//! buy no signature checks), who it is (unless it failed to say so too often), what that one may, and limits by consumer.
 //!
 //! [`Prepared`] is a route's policies, compiled once for each configuration; [`Kept`] makes them and holds what outlives
 //! a configuration: counts and fetched keys. No request waits and nothing here asks the clock.
@@ -18,7 +18,7 @@ use self::auth::Auth;
 use self::cors::{Cors, Granted};
 use self::jwks::Sources;
 use self::jwt::Tokens;
-use self::limit::{Counters, RateLimit, Report};
+use self::limit::{Counters, Failures, RateLimit, Report};
 use super::refusal::Refusal;
 use crate::config::contains;
 use crate::config::http::{Gateway, LimitKey, Policies};
@@ -165,18 +165,17 @@ impl Prepared {
             limit::all(&self.limits_after, asked, None, left)?;
             return Ok(None);
         };
-        let identity = auth.authenticate(asked.headers, asked.now.since_epoch)?;
+        let identity = auth.authenticate(asked)?;
         limit::all(&self.limits_after, asked, Some(&identity), left)?;
         identity.mark(asked.headers);
         Ok(identity.consumer)
     }
 
-    /// A client without an address is in no network: an `allow` list refuses it.
+    /// A client on a unix socket has no address: who may connect is said by the socket's mode, as for all listeners.
     fn allows(&self, client: Option<IpAddr>) -> bool {
-        match client {
-            Some(client) => !contains(&self.deny, client) && (self.allow.is_empty() || contains(&self.allow, client)),
-            None => self.allow.is_empty(),
-        }
+        client.is_none_or(|client| {
+            !contains(&self.deny, client) && (self.allow.is_empty() || contains(&self.allow, client))
+        })
     }
 }
 
@@ -185,6 +184,7 @@ impl Prepared {
 pub struct Kept {
     counters: Counters,
     sources: Sources,
+    failures: Arc<Failures>,
 }
 
 impl Kept {
@@ -198,6 +198,7 @@ impl Kept {
         let tokens: HashMap<&str, Arc<Tokens>> = tokens.collect();
         let consumers = Arc::new(auth::Consumers::new(&gateway.consumers));
         let reserved: Arc<[HeaderName]> = reserved_headers(gateway).cloned().collect();
+        let failures = self.failures.clone();
         let mut counters = Counters::default();
         let prepare = |policies: &Policies, limits: Vec<RateLimit>| {
             let policy = limit::policy(&limits);
@@ -209,7 +210,7 @@ impl Kept {
                 reserved: reserved.clone(),
                 cors: policies.cors.as_ref().map(|cors| Arc::new(Cors::new(cors))),
                 limits_before,
-                auth: policies.auth.as_ref().map(|auth| Auth::new(auth, &tokens, &consumers)),
+                auth: policies.auth.as_ref().map(|auth| Auth::new(auth, &tokens, &consumers, &failures)),
                 limits_after,
                 limits: policy,
             }

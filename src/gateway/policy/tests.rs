@@ -156,7 +156,7 @@ fn addresses_are_allowed_and_denied() {
         ("10.9.1.1", false),
         ("::ffff:10.9.1.1", false),
         ("192.0.2.1", false),
-        ("a unix socket", false),
+        ("a unix socket", true),
     ] {
         match ask_at(&prepared, client, &mut HeaderMap::new(), 0) {
             Ok(_) => assert!(is_allowed, "{client}"),
@@ -315,6 +315,41 @@ fn limits_without_a_name_come_before_auth_and_those_by_consumer_after_it() {
     assert_eq!(ask("k3"), "ok", "bare has a bucket of its own");
     assert_eq!(ask("wrong"), "unauthenticated unknown API key");
     assert_eq!(ask("wrong"), "limited client_ip", "guessing is limited before anything is compared");
+}
+
+#[test]
+fn a_client_that_fails_too_often_has_to_wait_whatever_it_has_then() {
+    let mut kept = Kept::default();
+    let mut reload = || kept.prepare(&gateway(with_auth(every_auth()))).remove(0);
+    let prepared = reload();
+    let ask = |prepared: &Prepared, client: &str, pairs: &[(HeaderName, &str)], seconds| {
+        let Err(Answer::Refused(rejection)) = ask_at(prepared, client, &mut headers(pairs), seconds) else {
+            return "ok".to_owned();
+        };
+        let wait = all(&applied(&rejection.response, &[]), "retry-after").join("");
+        format!("{}{wait}", rejection.refusal.label())
+    };
+    let (passed, unknown, limited) = ("ok", "unauthenticated", "limited1");
+    let (guess, right) = ([(KEY, "guess")], [(KEY, "k1")]);
+    for _ in 0..200 {
+        assert_eq!(ask(&prepared, "2001:db8::1", &[], 0), unknown, "without credentials nobody guesses");
+        assert_eq!(ask(&prepared, "2001:db8::1", &right, 0), passed);
+        assert_eq!(ask(&prepared, "a unix socket", &guess, 0), unknown);
+    }
+    for number in 0..100 {
+        let client = format!("2001:db8::{number}");
+        assert_eq!(ask(&prepared, &client, &guess, 0), unknown, "{number}");
+    }
+    for prepared in [&prepared, &reload()] {
+        assert_eq!(ask(prepared, "2001:db8::1", &guess, 0), limited);
+        assert_eq!(ask(prepared, "2001:db8::2", &right, 0), limited, "its credentials are not looked at");
+        assert_eq!(ask(prepared, "2001:db8:0:1::1", &right, 0), passed, "another client");
+    }
+    for _ in 0..20 {
+        assert_eq!(ask(&prepared, "2001:db8::1", &guess, 1), unknown);
+    }
+    assert_eq!(ask(&prepared, "2001:db8::1", &right, 1), limited);
+    assert_eq!(ask(&prepared, "2001:db8::1", &right, 2), passed);
 }
 
 #[test]
