@@ -66,7 +66,7 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
 fn refuse(record: &mut Record, Failure { refusal, detail }: Failure) -> Response<ResponseBody> {
     tracing::debug!(refusal = refusal.label(), %detail, "a request was refused");
     record.refusal = Some(refusal);
-    let mut response = reply::problem(refusal, record.request_id.as_deref());
+    let mut response = reply::problem(refusal, record.request_id.as_ref());
     let is_doubtful = matches!(refusal, Refusal::Malformed | Refusal::UpgradeRefused | Refusal::BodyTooLarge);
     if is_doubtful && record.version != Version::HTTP_2 {
         // What follows may be part of this request to somebody else.

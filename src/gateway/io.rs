@@ -10,6 +10,9 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+/// So much is written as one piece.
+const SMALL_WRITE_BYTES: usize = 1024;
+
 /// What has passed through a connection.
 #[derive(Debug, Default)]
 pub struct Meter {
@@ -153,6 +156,19 @@ impl Io {
     }
 }
 
+/// All of it as one piece, where it is one already or fits into `small`.
+fn gather<'b>(bytes: &'b [io::IoSlice<'_>], small: &'b mut [u8; SMALL_WRITE_BYTES]) -> Option<&'b [u8]> {
+    if let [one] = bytes {
+        return Some(one);
+    }
+    let mut length = 0;
+    for piece in bytes {
+        small.get_mut(length..length + piece.len())?.copy_from_slice(piece);
+        length += piece.len();
+    }
+    Some(&small[..length])
+}
+
 impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
@@ -167,7 +183,12 @@ impl AsyncWrite for Io {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let outcome = with_channel!(&mut this.channel, stream => Pin::new(stream).poll_write_vectored(cx, bytes));
+        let mut small = [0; SMALL_WRITE_BYTES];
+        // A head with a short body: copying costs less than what writev(2) does more than send(2).
+        let outcome = match gather(bytes, &mut small) {
+            Some(bytes) => with_channel!(&mut this.channel, stream => Pin::new(stream).poll_write(cx, bytes)),
+            None => with_channel!(&mut this.channel, stream => Pin::new(stream).poll_write_vectored(cx, bytes)),
+        };
         this.note_written(&outcome);
         outcome
     }

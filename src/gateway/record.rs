@@ -14,6 +14,7 @@ use super::refusal::Refusal;
 use super::sites::Prepared;
 use super::stats::RouteStats;
 use crate::access::{Event, EventKind, Request};
+use crate::config::Access;
 use crate::id::PoolId;
 use crate::snapshot::Backend;
 use crate::stats::{BackendSlot, BackendStats};
@@ -33,7 +34,7 @@ pub struct Record {
     route: Option<Arc<str>>,
     stats: Arc<RouteStats>,
     pub consumer: Option<Arc<str>>,
-    pub request_id: Option<String>,
+    pub request_id: Option<HeaderValue>,
     /// Its client, which is not who connected where that is a trusted proxy.
     address: Option<IpAddr>,
     pub refusal: Option<Refusal>,
@@ -83,6 +84,9 @@ impl Record {
 
     /// What it asks for is clear.
     pub fn on_canonical(&mut self, canonical: &Canonical, with_query: bool) {
+        if self.client.thread.shared.access == Access::Off {
+            return;
+        }
         self.host = canonical.host().to_owned();
         self.path = match canonical.query() {
             Some(query) if with_query => format!("{}?{query}", canonical.path()),
@@ -94,7 +98,7 @@ impl Record {
     /// Who asks is clear.
     pub fn on_client(&mut self, address: IpAddr, request_id: &HeaderValue) {
         self.address = self.address.map(|_| address);
-        self.request_id = request_id.to_str().ok().map(str::to_owned);
+        self.request_id = Some(request_id.clone());
     }
 
     /// Its route is found.
@@ -199,7 +203,7 @@ impl Drop for Record {
                 status,
                 refusal: self.refusal.map(Refusal::label),
                 first_byte: self.first_byte,
-                request_id: self.request_id.take(),
+                request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).map(str::to_owned),
                 is_cut: self.is_broken,
             })),
         });

@@ -8,7 +8,8 @@ use super::body::ResponseBody;
 use super::refusal::Refusal;
 
 /// RFC 9457, 3: a problem as JSON, with the id by which its line in the log is found.
-pub fn problem(refusal: Refusal, request_id: Option<&str>) -> Response<ResponseBody> {
+pub fn problem(refusal: Refusal, request_id: Option<&HeaderValue>) -> Response<ResponseBody> {
+    let request_id = request_id.and_then(|id| id.to_str().ok());
     let (status, title) = (refusal.status(), refusal.title());
     let instance = request_id.map_or(String::new(), |id| format!(",\"instance\":\"urn:request:{id}\""));
     let text = format!("{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{}{instance}}}\n", status.as_u16());
