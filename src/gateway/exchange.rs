@@ -102,6 +102,9 @@ impl Exchange<'_> {
         if parts.headers.len() > client.http().limits.header_fields as usize {
             return Err(Refusal::HeaderTooLarge.into());
         }
+        if parts.version == Version::HTTP_2 {
+            forwarded::join_cookies(&mut parts.headers);
+        }
         let canonical = canonical(&parts, client.is_secure(), &self.sites.identity)?;
         record.on_canonical(&canonical, client.http().log_query);
         if !client.may_carry(canonical.host()) {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, ValueIter,
+    CONNECTION, COOKIE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, ValueIter,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
@@ -56,6 +56,16 @@ pub fn strip_request(headers: &mut HeaderMap, identity: &[HeaderName]) -> Result
 pub fn strip_response(headers: &mut HeaderMap) {
     let named = named_by_connection(headers);
     strip(headers, &named);
+}
+
+/// Makes one line of the cookies that HTTP/2 may send one by one (RFC 9113, 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().is_some() && crumbs.next().is_some() {
+        let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        let whole = HeaderValue::from_maybe_shared(Bytes::from(all.join(&b"; "[..])));
+        headers.insert(COOKIE, whole.expect("values have no control signs, nor has what joins them"));
+    }
 }
 
 /// Takes from a request's trailers what says who the client is: nobody has looked at it there.
