@@ -1,0 +1,428 @@
+//! HTTP/2, frame by frame: what a client must not do, and how little it can do by it.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use harness::http::{listener, pool_of, reply, site};
+use harness::{Backend, Evener, SOON, connect, local, memory_of, wait_until, wait_until_steady};
+
+const MIB: u64 = 1024 * 1024;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// RFC 9113, 7.
+const REFUSED_STREAM: u32 = 7;
+
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    fn new(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Self {
+        Self { kind, flags, stream, payload: payload.to_vec() }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let length = (self.payload.len() as u32).to_be_bytes();
+        [&length[1..], &[self.kind, self.flags], &self.stream.to_be_bytes(), &self.payload].concat()
+    }
+
+    /// The code of a GOAWAY or a RST_STREAM.
+    fn code(&self) -> u32 {
+        let at = if self.kind == GOAWAY { 4 } else { 0 };
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
+    }
+}
+
+/// A field as a literal without a name from the table (RFC 7541, 6.2.2).
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| match text.len() {
+        length @ ..127 => [&[length as u8][..], text.as_bytes()].concat(),
+        length => {
+            let mut rest = length - 127;
+            let mut bytes = vec![127];
+            while rest >= 128 {
+                bytes.push((rest % 128 + 128) as u8);
+                rest /= 128;
+            }
+            bytes.push(rest as u8);
+            [&bytes[..], text.as_bytes()].concat()
+        }
+    };
+    [vec![0], text(name), text(value)].concat()
+}
+
+fn head(method: &str, fields: &[(&str, &str)]) -> Vec<u8> {
+    let usual = [(":method", method), (":scheme", "http"), (":authority", "a.test"), (":path", "/")];
+    usual.iter().chain(fields).flat_map(|(name, value)| field(name, value)).collect()
+}
+
+/// A client that has greeted.
+struct Client {
+    stream: TcpStream,
+    next: u32,
+}
+
+impl Client {
+    fn of(port: u16, settings: &[(u16, u32)]) -> Self {
+        let mut client = Self { stream: connect(port), next: 1 };
+        let pairs = settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
+        let settings = Frame::new(SETTINGS, 0, 0, &pairs.collect::<Vec<u8>>());
+        client.stream.write_all(&[PREFACE, &settings.bytes()].concat()).unwrap();
+        client
+    }
+
+    fn try_send(&mut self, frame: &Frame) -> io::Result<()> {
+        self.stream.write_all(&frame.bytes())
+    }
+
+    #[track_caller]
+    fn send(&mut self, frame: &Frame) {
+        self.try_send(frame).unwrap();
+    }
+
+    /// The number of the next stream.
+    fn number(&mut self) -> u32 {
+        self.next += 2;
+        self.next - 2
+    }
+
+    /// GET on a new stream.
+    #[track_caller]
+    fn get(&mut self, fields: &[(&str, &str)]) -> u32 {
+        let stream = self.number();
+        self.send(&Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, &head("GET", fields)));
+        stream
+    }
+
+    fn frame(&mut self) -> io::Result<Frame> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head)?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        self.stream.read_exact(&mut payload)?;
+        let frame = Frame {
+            kind: head[3],
+            flags: head[4],
+            stream: u32::from_be_bytes(head[5..].try_into().unwrap()) & 0x7fff_ffff,
+            payload,
+        };
+        if frame.kind == SETTINGS && frame.flags & ACK == 0 {
+            self.try_send(&Frame::new(SETTINGS, ACK, 0, &[]))?;
+        }
+        if frame.kind == PING && frame.flags & ACK == 0 {
+            self.try_send(&Frame::new(PING, ACK, 0, &frame.payload))?;
+        }
+        Ok(frame)
+    }
+
+    /// Reads until a frame is the one that is waited for; `None` at the connection's end.
+    #[track_caller]
+    fn until(&mut self, is_it: impl Fn(&Frame) -> bool) -> Option<Frame> {
+        loop {
+            match self.frame() {
+                Ok(frame) if is_it(&frame) => return Some(frame),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => panic!("neither a frame nor an end"),
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Whether the connection ends.
+    #[track_caller]
+    fn ends(&mut self) -> bool {
+        self.until(|_| false).is_none()
+    }
+}
+
+/// The status at the start of a response's header: of the static table, or a literal in Huffman's code (RFC 7541, A and B).
+fn status(headers: &Frame) -> u16 {
+    let usual = [(0x88, 200), (0x89, 204), (0x8c, 400), (0x8d, 404), (0x8e, 500)];
+    if let Some((_, status)) = usual.iter().find(|(index, _)| *index == headers.payload[0]) {
+        return *status;
+    }
+    let length = usize::from(headers.payload[1] & 127);
+    let literal = &headers.payload[2..2 + length];
+    (100..600).find(|status: &u16| huffman(&status.to_string()) == literal).unwrap()
+}
+
+/// Digits in Huffman's code, filled up with ones.
+fn huffman(digits: &str) -> Vec<u8> {
+    let codes = digits.bytes().map(|digit| match digit - b'0' {
+        low @ 0..=2 => format!("{low:05b}"),
+        high => format!("{:06b}", 0x19 + high - 3),
+    });
+    let mut bits: String = codes.collect();
+    while bits.len() % 8 != 0 {
+        bits.push('1');
+    }
+    (0..bits.len()).step_by(8).map(|at| u8::from_str_radix(&bits[at..at + 8], 2).unwrap()).collect()
+}
+
+fn answer_to(stream: u32) -> impl Fn(&Frame) -> bool {
+    move |frame| frame.stream == stream && (frame.kind == HEADERS || frame.kind == RST_STREAM)
+}
+
+fn start(listener_keys: &str, backend: &Backend) -> Evener {
+    Evener::start(
+        &("[process]\nworkers = 1\n".to_owned() + &site(listener_keys, "timeout = { idle = \"1s\" }", "", &[backend])),
+    )
+}
+
+#[test]
+fn many_requests_share_a_connection_and_one_to_the_backend_each_at_a_time() {
+    let backend = Backend::webs("b");
+    let evener = start("", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    for _ in 0..20 {
+        let stream = client.get(&[("cookie", "a=b"), ("cookie", "c=d")]);
+        let answer = client.until(answer_to(stream)).unwrap();
+        assert_eq!(status(&answer), 200);
+        client.until(|frame| frame.stream == stream && frame.flags & END_STREAM != 0);
+    }
+    assert_eq!(backend.accepted(), 1);
+    let seen = backend.requests().pop().unwrap();
+    assert_eq!((seen.start.as_str(), seen.field("host")), ("GET / HTTP/1.1", Some("a.test")));
+    assert!(seen.all("content-length").is_empty() && seen.all("transfer-encoding").is_empty());
+    assert_eq!(seen.field("cookie"), Some("a=b; c=d"), "one line again (RFC 9113, 8.2.3)");
+}
+
+#[test]
+fn who_resets_streams_again_and_again_loses_the_connection() {
+    let backend = Backend::held();
+    let evener = start("limits = { resets = 20 }", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    let mut sent = 0;
+    while sent < 5000 {
+        let stream = client.number();
+        let request = Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, &head("GET", &[]));
+        let reset = Frame::new(RST_STREAM, 0, stream, &8u32.to_be_bytes());
+        if client.try_send(&request).and_then(|()| client.try_send(&reset)).is_err() {
+            break;
+        }
+        sent += 1;
+    }
+    assert!(client.ends());
+    assert!(backend.accepted() < 500, "{} connections by {sent} resets", backend.accepted());
+    let mut good = Client::of(evener.port("web"), &[]);
+    good.send(&Frame::new(PING, 0, 0, &[0; 8]));
+    assert!(good.until(|frame| frame.kind == PING).is_some(), "others are served");
+}
+
+#[test]
+fn a_few_resets_are_forgiven() {
+    let backend = Backend::webs("b");
+    let evener = start("limits = { resets = 20 }", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    for _ in 0..10 {
+        let stream = client.get(&[]);
+        client.send(&Frame::new(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+    }
+    let stream = client.get(&[]);
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
+}
+
+#[test]
+fn a_header_that_goes_on_and_on_ends_the_connection() {
+    let backend = Backend::webs("b");
+    let evener = start("", &backend);
+    let before = memory_of(evener.pid());
+    let mut client = Client::of(evener.port("web"), &[]);
+    let stream = client.number();
+    client.send(&Frame::new(HEADERS, END_STREAM, stream, &head("GET", &[])));
+    let more = Frame::new(CONTINUATION, 0, stream, &field("x-more", &"x".repeat(8000)));
+    let sent = (0..5000).take_while(|_| client.try_send(&more).is_ok()).count();
+    assert!(sent < 5000, "40 MB were taken");
+    assert!(client.ends());
+    assert!(memory_of(evener.pid()).saturating_sub(before) < 8 * MIB);
+    assert!(backend.requests().is_empty());
+}
+
+#[test]
+fn empty_continuations_without_end_end_the_connection() {
+    let backend = Backend::webs("b");
+    let evener = start("", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    let stream = client.number();
+    client.send(&Frame::new(HEADERS, END_STREAM, stream, &head("GET", &[])));
+    let empty = Frame::new(CONTINUATION, 0, stream, &[]);
+    let sent = (0..100_000).take_while(|_| client.try_send(&empty).is_ok()).count();
+    assert!(sent < 100_000 && client.ends());
+}
+
+#[test]
+fn too_many_fields_and_too_large_ones_are_431() {
+    let backend = Backend::webs("b");
+    let evener = start("limits = { header_bytes = \"8KiB\", header_fields = 20 }", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    let stream = client.get(&[("x-a", "1"); 50]);
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 431);
+    let large = "x".repeat(9000);
+    // A new one, which has no table of what was said yet.
+    let mut client = Client::of(evener.port("web"), &[]);
+    let stream = client.get(&[("x-large", &large)]);
+    let refused = client.until(answer_to(stream));
+    assert!(refused.is_none_or(|frame| frame.kind == RST_STREAM || status(&frame) == 431));
+    assert!(backend.requests().is_empty());
+}
+
+#[test]
+fn cookies_in_crumbs_are_fields() {
+    let backend = Backend::webs("b");
+    let evener = start("limits = { header_fields = 20 }", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    let stream = client.get(&[("cookie", "a=b"); 100]);
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 431);
+    assert!(backend.requests().is_empty());
+}
+
+#[test]
+fn more_streams_than_allowed_are_refused() {
+    let backend = Backend::held();
+    let evener = start("limits = { streams = 5 }", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    client.until(|frame| frame.kind == SETTINGS && frame.flags & ACK != 0);
+    for _ in 0..5 {
+        client.get(&[]);
+    }
+    let stream = client.get(&[]);
+    let refused = client.until(answer_to(stream)).unwrap();
+    assert_eq!((refused.kind, refused.code()), (RST_STREAM, REFUSED_STREAM));
+    wait_until(SOON, "the others are served", || backend.accepted() == 5);
+}
+
+#[test]
+fn a_window_that_is_never_opened_holds_nothing_for_long() {
+    let backend = Backend::on("127.0.0.1:0", "source", |stream, shared| {
+        harness::http::Peer::on(stream.try_clone()?).request()?;
+        (&*stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n")?;
+        shared.send_pattern(stream, 1 << 30)
+    });
+    let evener = start("", &backend);
+    let before = memory_of(evener.pid());
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0: no response may have a byte.
+    let mut client = Client::of(evener.port("web"), &[(4, 0)]);
+    for _ in 0..20 {
+        client.get(&[]);
+    }
+    wait_until(SOON, "the backend has answered", || backend.sent() > 0);
+    wait_until_steady(SOON, Duration::from_millis(200), "the backend is held back", || backend.sent());
+    assert!(memory_of(evener.pid()).saturating_sub(before) < 16 * MIB);
+    assert!(client.ends());
+    wait_until(SOON, "the backend's connections are ended", || backend.open() == 0);
+}
+
+#[test]
+fn requests_that_http_2_forbids_are_refused() {
+    let backend = Backend::web("b", |_, stream| stream.write_all(reply("200 OK", "b").as_bytes()));
+    let evener = start("", &backend);
+    let port = evener.port("web");
+    let raw =
+        |fields: &[(&str, &str)]| -> Vec<u8> { fields.iter().flat_map(|(name, value)| field(name, value)).collect() };
+    let usual = [(":method", "GET"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")];
+    let with = |more: &[(&'static str, &'static str)]| [&usual[..], more].concat();
+    for fields in [
+        with(&[("connection", "close")]),
+        with(&[("transfer-encoding", "chunked")]),
+        with(&[("te", "gzip")]),
+        with(&[("X-Upper", "1")]),
+        with(&[(":path", "/again")]),
+        with(&[("x-a", "1\r\nx-b: 2")]),
+        with(&[("x-a", "a\0b")]),
+        with(&[("host", "b.test")]),
+        with(&[("content-length", "5")]),
+        vec![(":method", "GET"), (":scheme", "http"), (":path", "/")],
+        vec![(":method", "GET"), (":scheme", "http"), (":authority", "a.test")],
+        vec![(":method", "GET"), (":scheme", "http"), (":authority", "a.test"), (":path", "")],
+        vec![(":method", "GET"), (":scheme", "http"), (":authority", "a.test"), (":path", "x")],
+        vec![(":method", "GET"), (":scheme", "http"), (":authority", "user@a.test"), (":path", "/")],
+        vec![("x-first", "1"), (":method", "GET"), (":scheme", "http"), (":authority", "a.test"), (":path", "/")],
+        vec![(":method", "CONNECT"), (":authority", "a.test:443")],
+        vec![
+            (":method", "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n"),
+            (":scheme", "http"),
+            (":authority", "a.test"),
+            (":path", "/"),
+        ],
+        vec![(":method", "GET"), (":scheme", "http"), (":authority", "a.test"), (":path", "/ HTTP/1.1\r\nx: y")],
+    ] {
+        let mut client = Client::of(port, &[]);
+        let stream = client.number();
+        client.send(&Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, &raw(&fields)));
+        let answer = client.until(|frame| answer_to(stream)(frame) || frame.kind == GOAWAY);
+        let is_refused = answer.is_none_or(|frame| frame.kind != HEADERS || status(&frame) == 400);
+        assert!(is_refused, "{fields:?}");
+    }
+    assert!(backend.requests().is_empty(), "{:?}", backend.requests());
+}
+
+#[test]
+fn a_body_shorter_or_longer_than_its_length_reaches_no_backend_whole() {
+    let backend = Backend::webs("b");
+    let evener = start("", &backend);
+    for data in ["abc", "abcdefgh"] {
+        let mut client = Client::of(evener.port("web"), &[]);
+        let stream = client.number();
+        client.send(&Frame::new(HEADERS, END_HEADERS, stream, &head("POST", &[("content-length", "5")])));
+        client.send(&Frame::new(DATA, END_STREAM, stream, data.as_bytes()));
+        let answer = client.until(answer_to(stream));
+        assert!(answer.is_none_or(|frame| frame.kind == RST_STREAM || status(&frame) >= 400));
+    }
+    assert!(backend.requests().is_empty());
+}
+
+#[test]
+fn a_drain_says_goaway_and_lets_streams_finish() {
+    let backend = Backend::held();
+    let mut evener = start("", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    let stream = client.get(&[]);
+    let mut server = harness::http::Peer::on(backend.take());
+    server.request().unwrap().unwrap();
+    evener.signal("TERM");
+    assert!(client.until(|frame| frame.kind == GOAWAY).is_some());
+    server.send(reply("200 OK", "late"));
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
+    assert!(client.ends());
+    assert!(evener.wait(SOON).success());
+}
+
+#[test]
+fn a_backend_of_http_2_is_given_many_requests_by_one_connection() {
+    let deep = Backend::webs("deep");
+    let inner = start("", &deep);
+    let outer = listener("") + "[[route]]\nname = \"all\"\nlistener = \"web\"\npool = \"web\"\n";
+    let outer = outer + &pool_of("web", local(inner.port("web")), "http = { version = \"2\" }");
+    let outer = Evener::start(&("[process]\nworkers = 1\n".to_owned() + &outer));
+    let mut client = Client::of(outer.port("web"), &[]);
+    let streams: Vec<u32> = (0..50).map(|_| client.get(&[])).collect();
+    let mut left = streams.len();
+    while left > 0 {
+        let answer = client.until(|frame| frame.kind == HEADERS || frame.kind == RST_STREAM).unwrap();
+        assert_eq!((answer.kind, status(&answer)), (HEADERS, 200));
+        left -= 1;
+    }
+    wait_until(SOON, "all are in the log", || {
+        inner.events().iter().filter(|event| event["version"] == "HTTP/2").count() == 50
+    });
+}
