@@ -173,7 +173,7 @@ fn huffman(digits: &str) -> Vec<u8> {
         high => format!("{:06b}", 0x19 + high - 3),
     });
     let mut bits: String = codes.collect();
-    while bits.len() % 8 != 0 {
+    while !bits.len().is_multiple_of(8) {
         bits.push('1');
     }
     (0..bits.len()).step_by(8).map(|at| u8::from_str_radix(&bits[at..at + 8], 2).unwrap()).collect()
