@@ -333,7 +333,11 @@ impl Thread {
         let thread = self.clone();
         tokio::task::spawn_local(async move {
             let began = thread.now();
+            let local = raw.local_address();
             let reason = client::serve(&thread, site.clone(), leash, raw, peer).await;
+            if reason.is_refusal() {
+                thread.report_refused(&site, peer, local, reason);
+            }
             let cell = site.stats.cell(thread.index);
             cell.closed[reason.index()].add(1);
             cell.durations.record(thread.now() - began);
@@ -349,6 +353,16 @@ impl Thread {
     fn refuse(self: &Rc<Self>, site: &Site, raw: &Raw, peer: Option<SocketAddr>, reason: CloseReason) {
         site.stats.cell(self.index).closed[reason.index()].add(1);
         raw.reset_on_close();
+        self.report_refused(site, peer, raw.local_address(), reason);
+    }
+
+    fn report_refused(
+        self: &Rc<Self>,
+        site: &Site,
+        client: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+        reason: CloseReason,
+    ) {
         self.report(|thread| Event {
             kind: EventKind::Close,
             time_ms: 0,
@@ -356,8 +370,8 @@ impl Thread {
             listener: site.stats.clone(),
             pool: "".into(),
             backend: None,
-            client: peer,
-            local: raw.local_address(),
+            client,
+            local,
             connect: None,
             duration: Duration::ZERO,
             bytes_in: 0,
