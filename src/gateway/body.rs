@@ -145,8 +145,9 @@ pub struct Carrier {
 impl Carrier {
     /// Lays it by for the next request, if it can be used again.
     pub fn lay_by(self) {
-        let now = self.thread.now();
-        self.thread.idle.borrow_mut().put(self.backend, self.link, self.speech, now);
+        let Self { link, thread, backend, speech } = self;
+        let now = thread.now();
+        thread.with_idle(|idle| idle.put(backend, link, speech, now));
     }
 }
 

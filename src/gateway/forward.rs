@@ -211,7 +211,7 @@ impl<'r> Tries<'r> {
                 cell.established.add(1);
                 cell.connects.record(took);
                 if let Link::Http2(sender) = &link {
-                    thread.idle.borrow_mut().share(backend.id, sender.clone());
+                    thread.with_idle(|idle| idle.share(backend.id, sender.clone()));
                 }
                 return Ok(Some((link, None)));
             }

@@ -65,6 +65,8 @@ pub struct Thread {
     /// Connections of clients.
     leashes: RefCell<Slab<Rc<Leash>>>,
     listening: RefCell<HashMap<(ListenerId, Bind), Rc<Notify>>>,
+    /// There is something to look through again.
+    has_work: Notify,
     /// Requests that wait for a place in a pool.
     pub lines: Lines,
     /// What pools have for retries.
@@ -112,6 +114,7 @@ impl Thread {
             rng: RefCell::new(fastrand::Rng::new()),
             leashes: RefCell::default(),
             listening: RefCell::default(),
+            has_work: Notify::new(),
             lines: Lines::default(),
             budgets: Budgets::default(),
             leaving: Cell::new(None),
@@ -127,8 +130,8 @@ impl Thread {
     async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
             let sweep = async {
-                if self.idle.borrow().is_empty() && self.rests.get() < TRIM_AFTER_RESTS {
-                    std::future::pending::<()>().await;
+                while self.idle.borrow().is_empty() && self.rests.get() < TRIM_AFTER_RESTS {
+                    self.has_work.notified().await;
                 }
                 tokio::time::sleep(SWEEP_INTERVAL).await;
             };
@@ -155,6 +158,19 @@ impl Thread {
     /// A client's connection has given its buffers back.
     pub fn note_rest(&self) {
         self.rests.set(self.rests.get().saturating_add(1));
+        if self.rests.get() == TRIM_AFTER_RESTS {
+            self.has_work.notify_one();
+        }
+    }
+
+    /// Does this with the idle connections to backends, and sees to it that they are looked through.
+    pub fn with_idle(&self, what: impl FnOnce(&mut Idle)) {
+        let mut idle = self.idle.borrow_mut();
+        let was_empty = idle.is_empty();
+        what(&mut idle);
+        if was_empty {
+            self.has_work.notify_one();
+        }
     }
 
     /// Lets the system have what many connections that rest have given back: it lies in pieces between what is in use,
