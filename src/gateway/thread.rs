@@ -10,11 +10,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use slab::Slab;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc};
 
 use super::Shared;
@@ -307,11 +307,8 @@ impl Thread {
                 }
             }
         }
-        for _ in 0..LAST_ACCEPTS_MAX {
-            match door.poll_accept(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok((raw, peer))) => self.admit(listener, raw, peer),
-                Poll::Ready(Err(_)) | Poll::Pending => break,
-            }
+        for (raw, peer) in door.into_rest() {
+            self.admit(listener, raw, peer);
         }
     }
 
@@ -451,12 +448,38 @@ impl Door {
         }
     }
 
+    /// Those who wait already. The system is asked: that the socket is ready may not have been heard of yet.
+    fn into_rest(self) -> Vec<(Raw, Option<SocketAddr>)> {
+        match self {
+            Self::Tcp(socket) => socket.into_std().map_or(Vec::new(), |socket| {
+                let next = || {
+                    let (stream, peer) = socket.accept()?;
+                    stream.set_nonblocking(true)?;
+                    Ok((Raw::Tcp(TcpStream::from_std(stream)?), Some(peer)))
+                };
+                rest(next)
+            }),
+            Self::Unix(socket) => socket.into_std().map_or(Vec::new(), |socket| {
+                let next = || {
+                    let (stream, _) = socket.accept()?;
+                    stream.set_nonblocking(true)?;
+                    Ok((Raw::Unix(UnixStream::from_std(stream)?), None))
+                };
+                rest(next)
+            }),
+        }
+    }
+
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Raw, Option<SocketAddr>)>> {
         match self {
             Self::Tcp(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| (Raw::Tcp(stream), Some(peer))),
             Self::Unix(socket) => socket.poll_accept(cx).map_ok(|(stream, _)| (Raw::Unix(stream), None)),
         }
     }
+}
+
+fn rest<T>(mut next: impl FnMut() -> io::Result<T>) -> Vec<T> {
+    std::iter::from_fn(|| next().ok()).take(LAST_ACCEPTS_MAX).collect()
 }
 
 #[allow(clippy::disallowed_methods)] // the time of day for the log
