@@ -208,7 +208,7 @@ impl Exchange<'_> {
             }
         };
         let intake = record.intake.clone();
-        let outgoing = Outgoing { parts, body, intake, is_upgrade: protocol.is_some() };
+        let outgoing = Outgoing { parts, body, intake, is_upgrade: protocol.is_some(), client: onward.who.address };
         let outcome = forward::forward(client, record, route, &pool, outgoing).await;
         if let Some(breaker) = breaker {
             let good = outcome.as_ref().is_ok_and(|response| !response.status().is_server_error());

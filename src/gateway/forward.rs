@@ -3,6 +3,7 @@
 //! What was not sent may go elsewhere at once. What may have been sent goes again only if it may happen twice (RFC 9110,
 //! 9.2.2) and has no body, and never once a response has begun.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ pub struct Outgoing {
     pub intake: Rc<Intake>,
     /// It asks for another protocol.
     pub is_upgrade: bool,
+    /// Who asks, behind trusted proxies.
+    pub client: IpAddr,
 }
 
 /// What leads from one try to the next.
@@ -49,6 +52,8 @@ struct Tries<'r> {
     thread: &'r Rc<Thread>,
     route: &'r Route,
     pool: &'r Arc<Pool>,
+    /// The hash of the client's address.
+    key: u64,
     /// Backends that failed for this request.
     tried: Vec<BackendId>,
     connects: u32,
@@ -75,13 +80,13 @@ pub async fn forward(
     let thread = &client.thread;
     let named =
         route.sticky.as_ref().and_then(|rule| sticky::backend(rule, &pool.config.name, &outgoing.parts.headers));
-    let Outgoing { parts, body, intake, is_upgrade } = outgoing;
+    let Outgoing { parts, body, intake, is_upgrade, client: address } = outgoing;
     let may_repeat = matches!(body, RequestBody::Empty) && is_idempotent(&parts.method) && !is_upgrade;
-    let mut tries = Tries::new(thread, route, pool, may_repeat);
+    let mut tries = Tries::new(thread, route, pool, may_repeat, balance::hash_client(address));
     let mut request = Request::from_parts(parts, body);
     thread.budgets.earn(pool.id, route.retry.as_ref());
     loop {
-        let (backend, place) = tries.choose(client, named.as_deref()).await?;
+        let (backend, place) = tries.choose(named.as_deref()).await?;
         let (mut link, idle) = match tries.connect(&backend).await? {
             Some(connected) => connected,
             None => continue,
@@ -135,19 +140,19 @@ pub async fn forward(
 }
 
 impl<'r> Tries<'r> {
-    fn new(thread: &'r Rc<Thread>, route: &'r Route, pool: &'r Arc<Pool>, may_repeat: bool) -> Self {
+    fn new(thread: &'r Rc<Thread>, route: &'r Route, pool: &'r Arc<Pool>, may_repeat: bool, key: u64) -> Self {
         let deadline = route.timeout.request.map(|limit| thread.now() + limit);
         let (tried, connects, retries, reused_broke) = (Vec::new(), 0, 0, false);
-        Self { thread, route, pool, tried, connects, retries, reused_broke, may_repeat, deadline }
+        Self { thread, route, pool, key, tried, connects, retries, reused_broke, may_repeat, deadline }
     }
 
     /// A backend with a place on it; waits for one where the pool has a queue.
-    async fn choose(&mut self, client: &Client, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
+    async fn choose(&mut self, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
         let began = self.thread.now();
         let queue = self.pool.config.queue;
         let mut waiting = None;
         loop {
-            match self.pick(client, named) {
+            match self.pick(named) {
                 Ok(chosen) => return Ok(chosen),
                 Err(Refusal::PoolFull) if queue.max > 0 => {}
                 Err(refusal) => return Err(refusal),
@@ -164,18 +169,17 @@ impl<'r> Tries<'r> {
         }
     }
 
-    fn pick(&mut self, client: &Client, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
+    fn pick(&mut self, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
         if let Some(name) = named
             && let Some(chosen) = self.pool.pick_named(name, &self.tried)
         {
             return Ok(chosen);
         }
-        let key = client.peer.map_or(0, |peer| balance::hash_client(peer.ip()));
         let index = self.thread.index as u32;
         let picked = {
             let mut cursors = self.thread.cursors.borrow_mut();
             let cursor = cursors.entry(self.pool.id).or_insert_with(|| Cursor::new(index));
-            self.pool.pick(key, &self.tried, cursor, &mut self.thread.rng.borrow_mut())
+            self.pool.pick(self.key, &self.tried, cursor, &mut self.thread.rng.borrow_mut())
         };
         match picked {
             Pick::Backend(backend, place) => Ok((backend.clone(), place)),
@@ -188,7 +192,7 @@ impl<'r> Tries<'r> {
             Pick::Nobody => {
                 // All were tried, and tries are left: from the beginning.
                 self.tried.clear();
-                self.pick(client, named)
+                self.pick(named)
             }
         }
     }
