@@ -3,15 +3,17 @@
 //! Each of its threads has a runtime of its own, its own sockets (SO_REUSEPORT), and its own connections to the backends:
 //! a request is served from its first byte to its last on one core, and no lock is on its way.
 //!
-//! `thread` listens and takes commands, `client` carries one connection of a client under `watch`, `exchange` one request through
-//! `canonical`, `route` and `policy` to `forward`, which chooses a backend and sends; `backend` keeps the connections,
-//! `body` and `tunnel` carry what follows the headers, `reply` is what the gateway says itself.
+//! `thread` listens by its `door`s and takes commands, `client` carries one connection of a client under `watch`,
+//! `exchange` one request through `canonical`, `route` and `policy` to `forward`, which chooses a backend and sends;
+//! `backend` keeps the connections, `body` and `tunnel` carry what follows the headers, `reply` is what the gateway says
+//! itself.
 
 mod backend;
 mod body;
 pub mod breaker;
 pub mod canonical;
 mod client;
+mod door;
 mod exchange;
 mod forward;
 pub mod forwarded;

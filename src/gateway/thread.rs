@@ -3,23 +3,22 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use slab::Slab;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, mpsc};
 
 use super::Shared;
 use super::backend::Idle;
 use super::client;
+use super::door::Door;
 use super::io::Raw;
 use super::line::{Budgets, Lines};
 use super::sites::{SiteTable, Sites};
@@ -39,8 +38,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Freed memory is given back after so many connections have begun to rest, and not more often than this.
 const TRIM_AFTER_RESTS: u32 = 256;
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
-/// Connections taken from a socket that is about to be closed: as many as the longest backlog holds.
-const LAST_ACCEPTS_MAX: usize = 65_536;
 /// More of what a client says first is read later.
 const SCRATCH_BYTES: usize = 16 * 1024;
 /// At the end: how often, and for how long, is looked whether all connections have ended.
@@ -432,54 +429,6 @@ impl Thread {
             self.shared.journal.push(&mut events);
         }
     }
-}
-
-/// A listening socket.
-enum Door {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Door {
-    fn new(bind: &Bind, socket: OwnedFd) -> io::Result<Self> {
-        match bind {
-            Bind::Ip(_) => TcpListener::from_std(socket.into()).map(Self::Tcp),
-            Bind::Unix(_) => UnixListener::from_std(socket.into()).map(Self::Unix),
-        }
-    }
-
-    /// Those who wait already. The system is asked: that the socket is ready may not have been heard of yet.
-    fn into_rest(self) -> Vec<(Raw, Option<SocketAddr>)> {
-        match self {
-            Self::Tcp(socket) => socket.into_std().map_or(Vec::new(), |socket| {
-                let next = || {
-                    let (stream, peer) = socket.accept()?;
-                    stream.set_nonblocking(true)?;
-                    Ok((Raw::Tcp(TcpStream::from_std(stream)?), Some(peer)))
-                };
-                rest(next)
-            }),
-            Self::Unix(socket) => socket.into_std().map_or(Vec::new(), |socket| {
-                let next = || {
-                    let (stream, _) = socket.accept()?;
-                    stream.set_nonblocking(true)?;
-                    Ok((Raw::Unix(UnixStream::from_std(stream)?), None))
-                };
-                rest(next)
-            }),
-        }
-    }
-
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Raw, Option<SocketAddr>)>> {
-        match self {
-            Self::Tcp(socket) => socket.poll_accept(cx).map_ok(|(stream, peer)| (Raw::Tcp(stream), Some(peer))),
-            Self::Unix(socket) => socket.poll_accept(cx).map_ok(|(stream, _)| (Raw::Unix(stream), None)),
-        }
-    }
-}
-
-fn rest<T>(mut next: impl FnMut() -> io::Result<T>) -> Vec<T> {
-    std::iter::from_fn(|| next().ok()).take(LAST_ACCEPTS_MAX).collect()
 }
 
 #[allow(clippy::disallowed_methods)] // the time of day for the log
