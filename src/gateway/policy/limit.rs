@@ -95,7 +95,7 @@ impl std::fmt::Debug for Counter {
 pub struct Report {
     /// RateLimit-Policy: all limits of the route.
     pub policy: HeaderValue,
-    /// RateLimit: those that were asked, as [`all`] writes them.
+    /// RateLimit: those that were asked, as `all` writes them.
     pub left: String,
 }
 
