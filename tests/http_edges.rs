@@ -230,3 +230,27 @@ fn a_listener_that_is_taken_away_lets_its_requests_finish() {
     still.send(get("/still"));
     assert_eq!(server.request().unwrap().unwrap().path(), "/still", "the backend's connection serves on");
 }
+
+#[test]
+fn what_clients_do_wrong_neither_opens_a_breaker_nor_ejects_a_backend() {
+    let backend = Backend::webs("well");
+    let rules = "breaker = { error_rate = \"10%\", min_requests = 1, window = \"10s\", open_for = \"60s\" }\n\
+                 passive = { failures = 1, eject = \"60s\", max_ejected = \"100%\" }";
+    let pool = format!("[pool.web]\nbackends = [{}]\nhealth = {{ kind = \"none\" }}\n{rules}\n", backend.entry(""));
+    let route = "[[route]]\nname = \"all\"\nlistener = \"web\"\npool = \"web\"\nlimits = { body = \"1KiB\" }\n";
+    let evener = start(&(listener("") + route + &pool));
+    let chunked = |rest: &str| request("POST", "/", "transfer-encoding: chunked\r\n") + rest;
+    let long = format!("800\r\n{}\r\n", "x".repeat(0x800));
+    for (sent, status) in [(chunked(&long), 413), (chunked("5\r\nabcde\r\nnonsense\r\n"), 400)] {
+        let mut client = Peer::of(evener.port("web"));
+        client.send(sent);
+        assert!(client.try_response().ok().flatten().is_none_or(|answer| answer.status() == status), "{status}");
+    }
+    let mut client = Peer::of(evener.port("web"));
+    client.send(post("/", "whole").trim_end_matches("le"));
+    drop(client);
+    for _ in 0..5 {
+        assert_eq!(Peer::of(evener.port("web")).ask(get("/")).text(), "well");
+    }
+    assert_eq!(evener.state("web", backend.name()), "up");
+}

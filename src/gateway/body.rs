@@ -37,6 +37,8 @@ pub struct Intake {
     pub bytes: Cell<u64>,
     /// More than the route takes.
     pub too_large: Cell<bool>,
+    /// The client broke it off, or framed it wrongly.
+    pub broken: Cell<bool>,
     /// It has come to its end.
     pub complete: Cell<bool>,
 }
@@ -83,6 +85,7 @@ impl Body for RequestBody {
             };
             *left = rest;
         }
+        intake.broken.set(matches!(frame, Some(Err(_))));
         if is_last(&frame) || incoming.is_end_stream() {
             intake.complete.set(true);
         }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
@@ -179,14 +179,6 @@ impl Exchange<'_> {
         let pool = onward.prepared.pool(&mut thread.rng.borrow_mut()).and_then(|name| self.snapshot.pool_named(name));
         let Some(pool) = pool.cloned() else { return Err(Refusal::NoBackend.into()) };
         record.pool = Some(pool.stats.name.clone());
-        let breaker = thread.shared.registry.breaker(&pool);
-        let lock = |breaker: &Arc<Mutex<Breaker>>, what: &dyn Fn(&mut Breaker) -> bool| {
-            what(&mut breaker.lock().unwrap_or_else(PoisonError::into_inner))
-        };
-        let since = thread.shared.since(thread.now());
-        if breaker.as_ref().is_some_and(|breaker| !lock(breaker, &|breaker| breaker.admit(since))) {
-            return Err(Refusal::BreakerOpen.into());
-        }
         let limit = route.policies.body;
         if declared_length(&parts).is_some_and(|length| length > limit) {
             return Err(Refusal::BodyTooLarge.into());
@@ -209,13 +201,16 @@ impl Exchange<'_> {
         };
         let intake = record.intake.clone();
         let outgoing = Outgoing { parts, body, intake, is_upgrade: protocol.is_some(), client: onward.who.address };
+        // Asked last: what is refused before must not be the one request that an open breaker lets through.
+        let breaker = thread.shared.registry.breaker(&pool);
+        if breaker.as_ref().is_some_and(|breaker| !lock(breaker).admit(thread.since_start())) {
+            return Err(Refusal::BreakerOpen.into());
+        }
         let outcome = forward::forward(client, record, route, &pool, outgoing).await;
-        if let Some(breaker) = breaker {
-            let good = outcome.as_ref().is_ok_and(|response| !response.status().is_server_error());
-            let since = thread.shared.since(thread.now());
-            if lock(&breaker, &|breaker| breaker.note(good, since)) {
-                tracing::warn!(pool = pool.config.name, "too many answers are errors: the breaker is open");
-            }
+        if let Some((breaker, good)) = breaker.zip(verdict(&outcome))
+            && lock(&breaker).note(good, thread.since_start())
+        {
+            tracing::warn!(pool = pool.config.name, "too many answers are errors: the breaker is open");
         }
         let mut response = outcome.map_err(Failure::from)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -227,6 +222,19 @@ impl Exchange<'_> {
             forwarded::strip_response(response.headers_mut());
         }
         Ok(response)
+    }
+}
+
+fn lock(breaker: &Mutex<Breaker>) -> MutexGuard<'_, Breaker> {
+    breaker.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the backends did well; `None` when it was not up to them: else clients could open a breaker.
+fn verdict(outcome: &Result<Response<ResponseBody>, Refusal>) -> Option<bool> {
+    match outcome {
+        Ok(response) => Some(!response.status().is_server_error()),
+        Err(Refusal::BackendFailed | Refusal::BackendTimeout) => Some(false),
+        Err(_) => None,
     }
 }
 

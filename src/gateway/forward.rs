@@ -108,7 +108,9 @@ pub async fn forward(
                 request = again;
                 continue;
             }
+            // The client's doing, for which no backend is blamed.
             Some(Sent::Broken(_)) if intake.too_large.get() => return Err(Refusal::BodyTooLarge),
+            Some(Sent::Broken(_)) if intake.broken.get() => return Err(Refusal::Malformed),
             Some(Sent::Broken(error)) => {
                 tracing::debug!(backend = backend.stats.name, %error, "a request has failed");
                 if may_break && let Some(head) = spare {
