@@ -184,6 +184,9 @@ impl Thread {
 
     fn sweep(&self) {
         self.trim();
+        if self.idle.borrow().is_empty() {
+            return;
+        }
         let snapshot = self.snapshot();
         let timeouts: HashMap<_, _> = snapshot
             .pools()
