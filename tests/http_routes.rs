@@ -266,3 +266,17 @@ fn what_a_trusted_proxy_says_is_heard_and_continued() {
             .any(|event| event["path"] == "/who" && event["client"].as_str().unwrap().starts_with("6.6.6.6"))
     });
 }
+
+#[test]
+fn a_reload_ends_the_trust_in_a_proxy_for_connections_that_are_there_too() {
+    let backend = Backend::webs("a");
+    let text = |trusted: &str| ONE_THREAD.to_owned() + &site(trusted, "", "", &[&backend]);
+    let evener = Evener::start(&text("trusted_proxies = [\"127.0.0.0/8\"]"));
+    let mut client = Peer::of(evener.port("web"));
+    let forwarded = request("GET", "/", "x-forwarded-for: 192.0.2.7\r\n");
+    client.ask(&forwarded);
+    evener.reload(&text(""));
+    client.ask(&forwarded);
+    let seen: Vec<String> = backend.requests().iter().map(|one| one.all("x-forwarded-for").join(", ")).collect();
+    assert_eq!(seen, ["192.0.2.7, 127.0.0.1", "127.0.0.1"]);
+}

@@ -386,7 +386,9 @@ fn a_flood_fills_the_table_to_its_bound_and_those_who_were_there_are_answered() 
         for host in 1..=250_u8 {
             // Open together, so that each has a port of its own.
             let forged = [0; 4].map(|port| UdpSocket::bind((Ipv4Addr::new(127, 9, round, host), port)).unwrap());
-            forged.iter().for_each(|forged| drop(forged.send_to(b"flood", address).unwrap()));
+            for forged in &forged {
+                forged.send_to(b"flood", address).unwrap();
+            }
         }
         assert!(flows(&evener) <= 500);
         assert_eq!(who_answers(&old), its_backend, "the old flow is served all along");

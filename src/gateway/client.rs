@@ -159,10 +159,7 @@ impl Client {
 
     /// What its listener has of its own.
     pub fn http(&self) -> &Http {
-        match &self.site.config.protocol {
-            Protocol::Http(http) => http,
-            _ => unreachable!("the gateway has listeners for HTTP only"),
-        }
+        http_of(&self.site)
     }
 
     pub fn limits(&self) -> Limits {
@@ -222,6 +219,14 @@ pub async fn serve(
         Ok(Ok(None)) => CloseReason::ClientClosed,
         Ok(Ok(Some(true))) => Box::pin(http2(client, &leash, io)).await,
         Ok(Ok(Some(false))) => http1(client, &leash, io).await,
+    }
+}
+
+/// What a listener has of its own.
+pub fn http_of(site: &Site) -> &Http {
+    match &site.config.protocol {
+        Protocol::Http(http) => http,
+        _ => unreachable!("the gateway has listeners for HTTP only"),
     }
 }
 

@@ -14,8 +14,7 @@ use hyper::body::Incoming;
 use super::body::{RequestBody, ResponseBody};
 use super::breaker::Breaker;
 use super::canonical::{Canonical, Malformed, canonical};
-use super::client::Client;
-use super::client::UnderWay;
+use super::client::{self, Client, UnderWay};
 use super::forward::{self, Outgoing};
 use super::forwarded;
 use super::policy::{self, Answer, Moment, Rejection};
@@ -24,7 +23,7 @@ use super::refusal::Refusal;
 use super::reply;
 use super::route::{Asked, Found};
 use super::sites::{Prepared, SiteTable};
-use crate::config::http::{Action, Edits};
+use crate::config::http::{Action, Edits, Http};
 use crate::snapshot::Snapshot;
 
 /// A request that is answered by the gateway itself.
@@ -55,7 +54,9 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
     if incoming.is_end_stream() {
         record.intake.complete.set(true);
     }
-    let exchange = Exchange { client: &client, snapshot: &snapshot, sites: &sites };
+    // A reload holds for the next request, also of a connection that is there already.
+    let http = client::http_of(snapshot.site(client.site.id).unwrap_or(&client.site));
+    let exchange = Exchange { client: &client, http, snapshot: &snapshot, sites: &sites };
     let outcome = exchange.run(&mut record, parts, incoming).await;
     let response = outcome.unwrap_or_else(|failure| refuse(&mut record, failure));
     record.on_answer(response.status());
@@ -87,6 +88,7 @@ pub fn refused_unread(client: &Rc<Client>, refusal: Refusal) {
 
 struct Exchange<'e> {
     client: &'e Rc<Client>,
+    http: &'e Http,
     snapshot: &'e Snapshot,
     sites: &'e Arc<SiteTable>,
 }
@@ -99,18 +101,18 @@ impl Exchange<'_> {
         incoming: Incoming,
     ) -> Result<Response<ResponseBody>, Failure> {
         let client = self.client;
-        if parts.headers.len() > client.http().limits.header_fields as usize {
+        if parts.headers.len() > self.http.limits.header_fields as usize {
             return Err(Refusal::HeaderTooLarge.into());
         }
         if parts.version == Version::HTTP_2 {
             forwarded::join_cookies(&mut parts.headers);
         }
         let canonical = canonical(&parts, client.is_secure(), &self.sites.identity)?;
-        record.on_canonical(&canonical, client.http().log_query);
+        record.on_canonical(&canonical, self.http.log_query);
         if !client.may_carry(canonical.host()) {
             return Err(Refusal::Misdirected.into());
         }
-        let who = forwarded::client(client.end.address, &parts.headers, &client.http().trusted_proxies);
+        let who = forwarded::client(client.end.address, &parts.headers, &self.http.trusted_proxies);
         let id = forwarded::request_id(&parts.headers, who.is_trusted, || client.thread.rng.borrow_mut().u128(..));
         record.on_client(who.address, &id);
         // What only tokens may say must not choose a route either.
