@@ -294,9 +294,8 @@ fn named<N: Display>(entries: impl Iterator<Item = (N, String)>) -> String {
     format!("{{ {} }}", entries.join(", "))
 }
 
-/// The file has only such as are text.
 fn text(value: &HeaderValue) -> &str {
-    value.to_str().unwrap_or_default()
+    value.to_str().expect("the file's headers are of visible characters")
 }
 
 fn size(bytes: u64) -> String {

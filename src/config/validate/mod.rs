@@ -72,7 +72,8 @@ pub(super) fn read<'t>(table: &'t DeTable<'t>, findings: &mut Findings) -> Confi
     let listeners = listeners(&mut r, &known);
     let mut pools = pools(&mut r);
     let (gateway, used) = http::gateway(&mut r, known, &listeners);
-    if !r.has("listener") {
+    let listens = table.get("listener").is_some_and(|all| all.get_ref().as_table().is_none_or(|all| !all.is_empty()));
+    if !listens {
         let mut finding = Finding::error(0..0, "there is no listener").help(
             "the smallest useful file:\n\n[listener.pg]\nbind = \"0.0.0.0:5432\"\npool = \"pg\"\n\n[pool.pg]\nbackends = [\"10.0.0.11:5432\", \"10.0.0.12:5432\"]",
         );

@@ -163,5 +163,5 @@ fn content_type(value: &DeValue) -> Result<HeaderValue, Fault> {
     if !kind.contains('/') {
         return Err(wrong());
     }
-    HeaderValue::from_str(kind).map_err(|_| wrong())
+    HeaderValue::from_str(kind).ok().filter(|kind| kind.to_str().is_ok()).ok_or_else(wrong)
 }

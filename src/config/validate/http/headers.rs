@@ -1,5 +1,6 @@
 //! Names and values of headers, and edits of them.
 
+use http::uri::Authority;
 use http::{HeaderName, HeaderValue};
 use toml::de::DeValue;
 
@@ -36,8 +37,16 @@ pub(super) fn parse_name(name: &str) -> Result<HeaderName, Fault> {
 }
 
 fn header_value(value: &DeValue) -> Result<HeaderValue, Fault> {
-    HeaderValue::from_str(text(value)?)
-        .map_err(|_| fault("a header holds visible ASCII characters and spaces only", "not a header's value"))
+    let value = HeaderValue::from_str(text(value)?).ok().filter(|value| value.to_str().is_ok());
+    value.ok_or_else(|| fault("a header holds visible ASCII characters and spaces only", "not a header's value"))
+}
+
+/// A host, or a host and a port (RFC 9110, 7.2).
+fn check_host(value: HeaderValue) -> Result<HeaderValue, Fault> {
+    let authority = Authority::try_from(value.as_bytes()).ok().filter(|name| !name.as_str().contains('@'));
+    authority.is_some_and(|authority| !authority.host().is_empty()).then_some(value).ok_or_else(|| {
+        fault("neither a host nor a host and a port", "not a host").help("write one such as \"app.example.com\"")
+    })
 }
 
 /// Whether evener decides what it says; `Host` of a request may be set.
@@ -75,7 +84,11 @@ fn values(r: &mut Reader, key: &'static str, is_request: bool) -> Vec<(HeaderNam
             Ok(name)
         });
         let name = name.map_err(|fault| r.findings.push_with(|| fault.at(key_item.span(), key))).ok();
-        let value = r.value(key, item, header_value);
+        let is_host = matches!(&name, Some(name) if name == http::header::HOST);
+        let value = r.value(key, item, |value| {
+            let value = header_value(value)?;
+            if is_host { check_host(value) } else { Ok(value) }
+        });
         headers.extend(name.zip(value));
     }
     headers
