@@ -14,6 +14,7 @@ mod explain;
 #[cfg(not(feature = "gateway"))]
 #[path = "no_explain.rs"]
 mod explain;
+mod ready;
 mod reload;
 mod run;
 mod status;
@@ -62,6 +63,9 @@ enum Verb {
         /// What the admin API answers
         #[arg(long)]
         json: bool,
+        /// Print nothing; exit status 1, and why, unless new clients are served by this pool, or by every pool
+        #[arg(long, conflicts_with = "json")]
+        ready: bool,
     },
     /// Override a backend's state or weight until `auto`
     Backend {
@@ -115,7 +119,8 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
     match &arguments.verb {
         Verb::Run => run::run(&arguments.config),
         Verb::Check { print } => check::check(&arguments.config, *print),
-        Verb::Status { pool, json } => status::status(&client()?, pool.as_deref(), *json),
+        Verb::Status { pool, ready: true, .. } => ready::ready(&client()?, pool.as_deref()),
+        Verb::Status { pool, json, .. } => status::status(&client()?, pool.as_deref(), *json),
         Verb::Backend { which, change } => backend::change(&client()?, which, *change),
         Verb::Reload => reload::reload(&client()?),
         Verb::Drain { deadline } => drain::drain(&client()?, *deadline),
