@@ -4,7 +4,7 @@
 //! one to the other. While it is idle nobody drives it; before it is used again it is looked at, so that one that the
 //! backend has closed is found without a request being lost. One with HTTP/2 carries many requests and has a task.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,8 +30,6 @@ use crate::sys::socket::Socket;
 
 /// Bytes of a response's header, and of what is read of its body at once.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
-/// Fields of a response's header.
-const FIELDS_MAX: usize = 256;
 /// Windows of HTTP/2 towards a backend: what it may send of one response, and of all on a connection, before it is taken.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -53,8 +51,8 @@ pub struct Http1 {
 /// Idle connections of one thread, by backend.
 #[derive(Default)]
 pub struct Idle {
-    http1: HashMap<BackendId, Vec<(Box<Http1>, Instant)>>,
-    http2: HashMap<BackendId, http2::SendRequest<RequestBody>>,
+    http1: BTreeMap<BackendId, Vec<(Box<Http1>, Instant)>>,
+    http2: BTreeMap<BackendId, http2::SendRequest<RequestBody>>,
 }
 
 /// What became of a request that was given to a connection.
@@ -90,7 +88,8 @@ impl Idle {
 
     /// Keeps a connection whose response is over, if it can be used again.
     pub fn put(&mut self, backend: BackendId, mut link: Box<Http1>, speech: Speech, now: Instant) {
-        if !link.is_open() || !link.sender.is_ready() {
+        // It is ready as soon as all is read, or needs one more look to get there.
+        if !link.sender.is_ready() && (!link.is_open() || !link.sender.is_ready()) {
             return;
         }
         let idle = self.http1.entry(backend).or_default();
@@ -229,7 +228,7 @@ async fn speak(pool: &Pool, io: Io) -> Result<Link, ConnectFailure> {
         tokio::task::spawn_local(async move { drop(connection.await) });
         return Ok(Link::Http2(sender));
     }
-    let handshake = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).max_headers(FIELDS_MAX).handshake(io);
+    let handshake = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io);
     let (sender, driver) = handshake.await.map_err(|_| ConnectFailure::Other)?;
     Ok(Link::Http1(Box::new(Http1 { sender, driver })))
 }

@@ -172,9 +172,9 @@ impl Authority {
         let port = read_port(port)?;
         let canonical = canonical_host(host)?;
         let host_bytes = canonical.as_ref().map_or(host.len(), String::len);
-        let digits = text.len() - host.len();
         // Canonical already, unless its port begins with a zero.
-        if canonical.is_none() && port.is_none_or(|port| port.to_string().len() + 1 == digits) {
+        let digits = text.as_bytes().get(host.len() + 1..).unwrap_or_default();
+        if canonical.is_none() && (digits.len() <= 1 || digits[0] != b'0') {
             return Ok(Self { text: sent, host_bytes, port });
         }
         let mut text = canonical.unwrap_or_else(|| host.to_owned());

@@ -125,7 +125,8 @@ impl Exchange<'_> {
         let prepared = &self.sites.routes[found.index];
         record.on_route(prepared);
         client.set_patience(prepared.route.timeout.idle);
-        let now = Moment { since_start: client.thread.since_start(), since_epoch: since_epoch() };
+        let since_epoch = if prepared.route.policies.auth.is_some() { since_epoch() } else { Duration::ZERO };
+        let now = Moment { since_start: client.thread.shared.since(record.began), since_epoch };
         let address = client.peer.map(|_| who.address);
         let asked = policy::Asked { method: &parts.method, client: address, headers: &mut parts.headers, now };
         let admitted = match prepared.policies.admit(asked) {

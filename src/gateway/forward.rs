@@ -82,7 +82,7 @@ pub async fn forward(
         route.sticky.as_ref().and_then(|rule| sticky::backend(rule, &pool.config.name, &outgoing.parts.headers));
     let Outgoing { parts, body, intake, is_upgrade, client: address } = outgoing;
     let may_repeat = matches!(body, RequestBody::Empty) && is_idempotent(&parts.method) && !is_upgrade;
-    let mut tries = Tries::new(thread, route, pool, may_repeat, balance::hash_client(address));
+    let mut tries = Tries::new(thread, route, pool, may_repeat, balance::hash_client(address), record.began);
     let mut request = Request::from_parts(parts, body);
     thread.budgets.earn(pool.id, route.retry.as_ref());
     loop {
@@ -142,15 +142,21 @@ pub async fn forward(
 }
 
 impl<'r> Tries<'r> {
-    fn new(thread: &'r Rc<Thread>, route: &'r Route, pool: &'r Arc<Pool>, may_repeat: bool, key: u64) -> Self {
-        let deadline = route.timeout.request.map(|limit| thread.now() + limit);
+    fn new(
+        thread: &'r Rc<Thread>,
+        route: &'r Route,
+        pool: &'r Arc<Pool>,
+        may_repeat: bool,
+        key: u64,
+        began: Instant,
+    ) -> Self {
+        let deadline = route.timeout.request.map(|limit| began + limit);
         let (tried, connects, retries, reused_broke) = (Vec::new(), 0, 0, false);
         Self { thread, route, pool, key, tried, connects, retries, reused_broke, may_repeat, deadline }
     }
 
     /// A backend with a place on it; waits for one where the pool has a queue.
     async fn choose(&mut self, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
-        let began = self.thread.now();
         let queue = self.pool.config.queue;
         let mut waiting = None;
         loop {
@@ -159,14 +165,15 @@ impl<'r> Tries<'r> {
                 Err(Refusal::PoolFull) if queue.max > 0 => {}
                 Err(refusal) => return Err(refusal),
             }
-            let left = queue.timeout.saturating_sub(self.thread.now() - began);
+            let now = self.thread.now();
+            let (line, since) = match &waiting {
+                Some(waiting) => waiting,
+                None => waiting.insert((self.thread.lines.join(self.pool).ok_or(Refusal::PoolFull)?, now)),
+            };
+            let left = queue.timeout.saturating_sub(now - *since);
             if left.is_zero() {
                 return Err(Refusal::PoolFull);
             }
-            let line = match &waiting {
-                Some(line) => line,
-                None => waiting.insert(self.thread.lines.join(self.pool).ok_or(Refusal::PoolFull)?),
-            };
             let _ = tokio::time::timeout(left.min(QUEUE_LOOK), line.turn()).await;
         }
     }
@@ -253,8 +260,8 @@ impl<'r> Tries<'r> {
     /// `None` when it took too long.
     async fn send(&self, link: &mut Link, request: Request<RequestBody>) -> Option<Sent> {
         let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try_timeout);
-        match per_try.into_iter().chain(self.left()).min() {
-            Some(limit) => tokio::time::timeout(limit, link.send(request)).await.ok(),
+        match per_try.map(|limit| self.thread.now() + limit).into_iter().chain(self.deadline).min() {
+            Some(limit) => tokio::time::timeout_at(limit.into(), link.send(request)).await.ok(),
             None => Some(link.send(request).await),
         }
     }

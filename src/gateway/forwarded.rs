@@ -27,17 +27,12 @@ static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Headers of one hop (RFC 9110, 7.6.1), with `Proxy`, which CGI reads as a setting (CVE-2016-5385). `TE` is not among
 /// them, since it says whether trailers may follow, nor is `Trailer`.
-static ONE_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-    HeaderName::from_static("proxy"),
-];
+fn is_of_one_hop(name: &HeaderName) -> bool {
+    match *name {
+        CONNECTION | TRANSFER_ENCODING | UPGRADE | PROXY_AUTHENTICATE | PROXY_AUTHORIZATION => true,
+        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings" | "proxy"),
+    }
+}
 
 // --- Headers of one hop ----------------------------------------------------------------------------------------------
 
@@ -70,17 +65,19 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 
 /// Takes from a request's trailers what says who the client is: nobody has looked at it there.
 pub fn strip_trailers(trailers: &mut HeaderMap, identity: &[HeaderName]) {
-    let goes = |name: &&HeaderName| ONE_HOP.contains(name) || reads_as_protected(name.as_str(), identity);
-    let gone: Vec<HeaderName> = trailers.keys().filter(goes).cloned().collect();
+    remove_if(trailers, |name| is_of_one_hop(name) || reads_as_protected(name.as_str(), identity));
+}
+
+/// As a rule there are none, which one look at each name tells.
+fn remove_if(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
+    let gone: Vec<HeaderName> = headers.keys().filter(|name| goes(name)).cloned().collect();
     for name in gone {
-        trailers.remove(name);
+        headers.remove(name);
     }
 }
 
 fn strip(headers: &mut HeaderMap, named: &[HeaderName]) {
-    for name in named.iter().chain(&ONE_HOP) {
-        headers.remove(name);
-    }
+    remove_if(headers, |name| is_of_one_hop(name) || named.contains(name));
     if headers.contains_key(TE) {
         let takes_trailers = elements(headers.get_all(TE).iter()).any(|coding| coding.eq_ignore_ascii_case("trailers"));
         if takes_trailers {
@@ -193,13 +190,22 @@ impl Peer {
 
     /// Tells the backend about the client. Trusted proxies are heard, what others said is taken away.
     pub fn announce(&self, headers: &mut HeaderMap, canonical: &Canonical, client: Client, id: HeaderValue) {
+        headers.insert(&X_REQUEST_ID, id);
         if client.is_trusted {
-            self.continue_chain(headers, client.address);
-        } else {
-            forget(headers);
-            headers.insert(&X_FORWARDED_FOR, self.plain.clone());
-            headers.insert(FORWARDED, self.element.clone());
+            return self.continue_chain(headers, canonical, client.address);
         }
+        // What an untrusted peer says of itself.
+        remove_if(headers, |name| name.as_str().starts_with("x-forwarded-") || *name == X_REAL_IP);
+        headers.insert(&X_FORWARDED_FOR, self.plain.clone());
+        headers.insert(FORWARDED, self.element.clone());
+        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme(self.is_secure)));
+        headers.insert(&X_FORWARDED_HOST, canonical.authority().clone());
+        headers.insert(&X_FORWARDED_PORT, port(canonical, self.is_secure));
+    }
+
+    /// Adds the peer to what trusted proxies have said, and what they have left out.
+    fn continue_chain(&self, headers: &mut HeaderMap, canonical: &Canonical, client: IpAddr) {
+        self.lengthen_lists(headers, client);
         let is_scheme = |value: &HeaderValue| value == "http" || value == "https";
         let is_secure = match single(headers, &X_FORWARDED_PROTO).filter(|value| is_scheme(value)) {
             Some(known) => known == "https",
@@ -213,15 +219,13 @@ impl Peer {
         }
         let is_port = |value: &HeaderValue| value.to_str().is_ok_and(|port| port.parse::<u16>().is_ok());
         if !single(headers, &X_FORWARDED_PORT).is_some_and(is_port) {
-            let usual = HeaderValue::from_static(if is_secure { "443" } else { "80" });
-            headers.insert(&X_FORWARDED_PORT, canonical.port().map_or(usual, HeaderValue::from));
+            headers.insert(&X_FORWARDED_PORT, port(canonical, is_secure));
         }
-        headers.insert(&X_REQUEST_ID, id);
     }
 
     /// Adds the peer to the list that led to the client. The other list, if there was one, may be what the client made
     /// up, and is written anew.
-    fn continue_chain(&self, headers: &mut HeaderMap, client: IpAddr) {
+    fn lengthen_lists(&self, headers: &mut HeaderMap, client: IpAddr) {
         let is_plain = headers.contains_key(&X_FORWARDED_FOR);
         let plain = if is_plain { joined(headers, &X_FORWARDED_FOR) } else { client.to_string().into_bytes() };
         let is_forwarded = !is_plain && headers.contains_key(FORWARDED);
@@ -247,16 +251,15 @@ pub fn request_id(headers: &HeaderMap, is_trusted: bool, random: impl FnOnce() -
     if let Some(known) = single(headers, &X_REQUEST_ID).filter(|_| is_trusted).filter(is_id) {
         return known.clone();
     }
-    HeaderValue::try_from(format!("{:032x}", random())).expect("hexadecimal digits are text")
+    let random = random();
+    let digits: [u8; 32] = std::array::from_fn(|at| b"0123456789abcdef"[(random >> (124 - 4 * at)) as usize & 15]);
+    HeaderValue::from_bytes(&digits).expect("hexadecimal digits are text")
 }
 
-/// Takes away what an untrusted peer says of itself.
-fn forget(headers: &mut HeaderMap) {
-    let is_said = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-") || **name == X_REAL_IP;
-    let said: Vec<HeaderName> = headers.keys().filter(is_said).cloned().collect();
-    for name in said {
-        headers.remove(name);
-    }
+/// The port that was asked for; the usual one goes without saying.
+fn port(canonical: &Canonical, is_secure: bool) -> HeaderValue {
+    let usual = HeaderValue::from_static(if is_secure { "443" } else { "80" });
+    canonical.port().map_or(usual, HeaderValue::from)
 }
 
 /// A header's value, if it has exactly one.

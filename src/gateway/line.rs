@@ -1,7 +1,7 @@
 //! What requests of one thread share of a pool: the line of those who wait for a place, and what is left for retries.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
@@ -17,7 +17,7 @@ const RETRIES_SAVED_MAX: f32 = 10.0;
 
 /// Those who wait for a place in a pool: first come, first served.
 #[derive(Default)]
-pub struct Lines(RefCell<HashMap<PoolId, Rc<Line>>>);
+pub struct Lines(RefCell<BTreeMap<PoolId, Rc<Line>>>);
 
 #[derive(Default)]
 struct Line {
@@ -66,7 +66,7 @@ impl Drop for Waiting {
 
 /// What pools have for retries: each request earns a share of one.
 #[derive(Default)]
-pub struct Budgets(RefCell<HashMap<PoolId, f32>>);
+pub struct Budgets(RefCell<BTreeMap<PoolId, f32>>);
 
 impl Budgets {
     /// A request of this pool has come.

@@ -25,7 +25,7 @@ const CLIENT_GONE: u16 = 499;
 /// See the module.
 pub struct Record {
     client: Rc<Client>,
-    began: Instant,
+    pub began: Instant,
     pub method: Method,
     pub version: Version,
     /// As routing and backend see them; empty for a request that has no canonical form.

@@ -1,7 +1,7 @@
 //! The routes of the file, ready for use: made once for each file, shared by all threads. What must outlive a file (counts,
 //! limits, breakers) is kept by name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderName;
@@ -32,7 +32,7 @@ struct State {
     policies: Vec<Arc<policy::Prepared>>,
     /// By listener and route; "" = outside of all routes.
     stats: HashMap<(String, String), Arc<RouteStats>>,
-    breakers: HashMap<PoolId, Arc<Mutex<Breaker>>>,
+    breakers: BTreeMap<PoolId, Arc<Mutex<Breaker>>>,
 }
 
 /// The routes of one listener.

@@ -1,7 +1,7 @@
 //! A thread of the gateway: what it owns, what control tells it, and the sockets it accepts from.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -57,7 +57,7 @@ pub struct Thread {
     sites: RefCell<Sites>,
     /// Connections to backends that wait for a request.
     pub idle: RefCell<Idle>,
-    pub cursors: RefCell<HashMap<PoolId, Cursor>>,
+    pub cursors: RefCell<BTreeMap<PoolId, Cursor>>,
     pub rng: RefCell<fastrand::Rng>,
     /// Connections of clients.
     leashes: RefCell<Slab<Rc<Leash>>>,

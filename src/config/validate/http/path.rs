@@ -36,7 +36,8 @@ pub(super) fn parse_template(text: &str) -> Result<Vec<String>, Fault> {
 
 /// `match.path_prefix` and `strip_prefix`: without a slash at its end.
 pub(super) fn parse_prefix(text: &str) -> Result<String, Fault> {
-    if let Some(bare) = text.strip_suffix('*') {
+    let prefix = text.strip_suffix('/').unwrap_or(text);
+    if let Some(bare) = prefix.strip_suffix('*') {
         let help = format!("write \"{}\": it means this path and all below it", quoted(bare));
         return Err(fault("a prefix has no `*`", "not a path").help(help));
     }
@@ -44,7 +45,7 @@ pub(super) fn parse_prefix(text: &str) -> Result<String, Fault> {
     for (at, segment) in segments.iter().enumerate() {
         check_segment(segment, at + 1 == segments.len())?;
     }
-    Ok(text.strip_suffix('/').unwrap_or(text).to_owned())
+    Ok(prefix.to_owned())
 }
 
 fn segments(text: &str) -> Result<impl Iterator<Item = &str>, Fault> {
