@@ -78,7 +78,7 @@ class Direct:
 class Floor:
     """The load's own relay: about the least that a proxy over epoll can do, and no more than that."""
 
-    name, carries, lacks, is_peer, is_for_large = "floor", {"tcp"}, set(), False, False
+    name, carries, lacks, is_peer, is_for_large = "floor", {"tcp", "http"}, {"tls", "jwt", "limit"}, False, False
 
     def find(self, _stage):
         return "the least that a proxy over epoll can do"
