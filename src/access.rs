@@ -151,7 +151,12 @@ impl Journal {
         self.filled.notify_one();
     }
 
-    /// Events that were dropped because the writer fell behind.
+    /// So many events could not be written.
+    pub fn lose(&self, count: usize) {
+        self.lock().dropped += count as u64;
+    }
+
+    /// Events that were dropped because the writer fell behind, or could not write.
     pub fn dropped(&self) -> u64 {
         self.lock().dropped
     }

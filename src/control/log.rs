@@ -128,24 +128,44 @@ impl AccessLog {
 fn write(journal: &Journal, is_json: &AtomicBool, mut out: impl Write, hurried: &Receiver<()>) {
     let mut events = Vec::new();
     let mut text = String::new();
-    let mut lost = false;
+    let mut fails = false;
+    // The last line has no end: what comes next must not seem to belong to it.
+    let mut torn = false;
     while journal.wait(&mut events) {
         text.clear();
+        text.extend(torn.then_some('\n'));
         let format = if is_json.load(Relaxed) { LogFormat::Json } else { LogFormat::Text };
         for event in &events {
             line(event, format, &mut text);
         }
         // A log that cannot be written (a closed pipe, a full disk) must not stop the traffic; said once.
-        let result = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        if let Err(error) = &result
-            && !lost
-        {
-            tracing::warn!(%error, "the access log cannot be written to stdout; its events are lost");
+        let (written, result) = write_all(&mut out, text.as_bytes());
+        let (done, left) = text.as_bytes().split_at(written);
+        torn = done.last().map_or(torn, |last| *last != b'\n');
+        if let Err(error) = &result {
+            journal.lose(left.iter().filter(|byte| **byte == b'\n').count().min(events.len()));
+            if !fails {
+                tracing::warn!(%error, "the access log cannot be written to stdout; its events are lost");
+            }
         }
-        lost = result.is_err();
+        fails = result.is_err();
         // A hang-up of the other end means that the process ends: then there is nothing to gather for.
         let _ = hurried.recv_timeout(GATHER);
     }
+}
+
+/// How much was written, and why not all.
+fn write_all(out: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match out.write(&bytes[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, out.flush())
 }
 
 /// A field's value.

@@ -1,7 +1,9 @@
 //! Coming up: what can fail comes first, and nothing is left behind when it does.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -167,7 +169,9 @@ fn start_access_log(config: &Config, journal: &Arc<Journal>) -> Result<Option<lo
     if options.access == Access::Off {
         return Ok(None);
     }
-    log::AccessLog::start(journal.clone(), options.format, io::stdout())
+    // Without the buffer of the standard library, so that it is known which events were not written.
+    let out = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    out.and_then(|out| log::AccessLog::start(journal.clone(), options.format, out))
         .map(Some)
         .map_err(|error| Failure::System { what: "the access log's thread", error })
 }
