@@ -38,7 +38,7 @@
 //!   for HTTP; without its feature `no_gateway` stands there. [`health`]: tasks of tokio. They never import each
 //!   other; what one learns reaches the other through control.
 //! - **L5** [`control`]: the supervisor, one task that owns what is wanted and is told everything by message.
-//! - **L6** [`cli`]: one file a verb; all but `run`, `check`, `explain` and `demo` only talk to the admin API.
+//! - **L6** [`cli`]: one file a verb; what concerns a running process goes through the admin API. `doctor` looks at the host too.
 //!
 //! Knowledge flows up as messages (a verdict, a note, an event) and down as a snapshot or a command.
 //!

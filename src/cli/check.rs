@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::table::{Cell, Paper, count, render};
-use super::{Misuse, coloured, explain};
+use super::{Misuse, coloured, doctor, explain};
 use crate::config;
 use crate::control::capacity;
 use crate::control::log::wants_colour;
@@ -25,7 +25,7 @@ pub fn check(path: &Path, print: bool) -> anyhow::Result<()> {
     if let Some(shortage) = shortage {
         writeln!(stderr, "warning: {shortage}\n")?;
     }
-    for warning in explain::warnings(&read.config) {
+    for warning in doctor::warnings(&read.config).into_iter().chain(explain::warnings(&read.config)) {
         writeln!(stderr, "warning: {warning}\n")?;
     }
     let mut stdout = io::stdout().lock();

@@ -1,5 +1,5 @@
-//! The command line: arguments here, a verb a file. Every verb but `run`, `check`, `explain` and `demo` is a client of the admin
-//! API and of nothing else.
+//! The command line: arguments here, a verb a file. Those that speak to a running process are clients of
+//! the admin API and of nothing else.
 //!
 //! Exit status: 0 done, 1 it failed at run time, 2 the file or the arguments are wrong. Errors go to stderr, one cause
 //! a line, with what to do about it.
@@ -7,16 +7,20 @@
 mod backend;
 mod check;
 mod client;
+mod completions;
 mod demo;
+mod doctor;
 mod drain;
 #[cfg(feature = "gateway")]
 mod explain;
 #[cfg(not(feature = "gateway"))]
 #[path = "no_explain.rs"]
 mod explain;
+mod man;
 mod ready;
 mod reload;
 mod run;
+mod schema;
 mod status;
 mod table;
 
@@ -25,11 +29,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::client::Client;
 use crate::config::Report;
 use crate::control::log::wants_colour;
+
+/// Where the file is when nothing says otherwise.
+const DEFAULT_FILE: &str = "/etc/evener/evener.toml";
 
 /// Layer-4 load balancer: TCP by zero-copy splice, UDP by the batch, health checks, one TOML file.
 #[derive(Debug, Parser)]
@@ -37,7 +44,7 @@ use crate::control::log::wants_colour;
 struct Arguments {
     /// The file
     #[arg(short, long, global = true, env = "EVENER_CONFIG", value_name = "FILE")]
-    #[arg(default_value = "/etc/evener/evener.toml")]
+    #[arg(default_value = DEFAULT_FILE)]
     config: PathBuf,
     /// The admin socket of the running process, when it is not the one that the file names
     #[arg(long, global = true, value_name = "PATH")]
@@ -83,8 +90,23 @@ enum Verb {
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         deadline: Option<Duration>,
     },
+    /// Look at this host: what is in the way of the file, and what to type
+    Doctor {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what would become of a request: which listener, route, policies and pool, or why it is refused
     Explain(explain::Question),
+    /// Print the JSON Schema of the file, for editors
+    Schema,
+    /// Print what a shell needs to complete verbs and options
+    Completions {
+        /// Which one
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page: `evener man | man -l -`
+    Man,
     /// See it work: backends, a balancer and a load in this terminal; no file, no root
     Demo,
 }
@@ -124,7 +146,11 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
         Verb::Backend { which, change } => backend::change(&client()?, which, *change),
         Verb::Reload => reload::reload(&client()?),
         Verb::Drain { deadline } => drain::drain(&client()?, *deadline),
+        Verb::Doctor { json } => doctor::doctor(&arguments.config, arguments.admin.as_deref(), *json),
         Verb::Explain(question) => explain::explain(&arguments.config, question),
+        Verb::Schema => schema::schema(),
+        Verb::Completions { shell } => completions::completions(Arguments::command(), *shell),
+        Verb::Man => man::man(Arguments::command()),
         Verb::Demo => demo::demo(),
     }
 }
@@ -155,7 +181,6 @@ fn coloured() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<Verb, clap::Error> {
         Arguments::try_parse_from(line.split(' ')).map(|arguments| arguments.verb)

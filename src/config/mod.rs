@@ -26,6 +26,7 @@ mod syntax;
 pub mod tls;
 mod units;
 mod validate;
+mod validity;
 mod words;
 
 pub use address::UNIX_PATH_BYTES_MAX;
@@ -46,6 +47,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+/// The file as a JSON Schema, for editors: its keys, their kinds and what they mean. What two keys say of each other is not
+/// in it. The tests hold it against the keys that are read, and its words against the documents.
+pub const SCHEMA: &str = include_str!("schema.json");
 
 /// A whole file.
 #[derive(Clone, Debug, PartialEq)]

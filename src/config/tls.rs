@@ -3,10 +3,11 @@
 //! paths are.
 
 use std::fmt;
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
@@ -19,6 +20,7 @@ use toml::de::DeValue;
 use super::Address;
 use super::named_file::read_file;
 use super::raw::{Fault, fault, text};
+use super::validity::validity;
 
 /// A larger file is no chain of certificates, no key and no list of authorities.
 const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -128,6 +130,12 @@ impl PartialEq for Certificate {
 }
 
 impl Certificate {
+    /// When all of the chain holds; `None` when no dates can be read.
+    pub fn validity(&self) -> Option<Range<SystemTime>> {
+        let all: Option<Vec<_>> = self.chain.cert.iter().map(|der| validity(der)).collect();
+        all?.into_iter().reduce(|one, next| one.start.max(next.start)..one.end.min(next.end))
+    }
+
     /// Puts the two together, if they fit.
     pub(super) fn new(chain: Chain, key: Key) -> Option<Self> {
         let certified = CertifiedKey::new(chain.certificates, key.key);

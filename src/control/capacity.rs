@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::config::{Bind, Config, Listener, Protocol, Splice, Udp};
-use crate::worker::PIPES_MAX;
+use crate::worker::{PIPE_BYTES, PIPES_MAX};
 
 /// Descriptors that are not for connections: standard streams, polls, wake-ups, the admin API, metrics, and checks, of
 /// which 256 may be under way.
@@ -78,7 +78,7 @@ pub fn shortage(config: &Config, fds: u64, workers: usize) -> Option<String> {
 }
 
 /// The limit of descriptors that has room for all that the file allows.
-fn enough(config: &Config, workers: usize) -> u64 {
+pub fn enough(config: &Config, workers: usize) -> u64 {
     let flows = max_flows(config) * FLOW_SOCKETS;
     let clients = match config.process.max_connections {
         _ if !carries_connections(config) => flows,
@@ -102,7 +102,8 @@ fn flows(config: &Config, fds: u64, workers: usize) -> u64 {
     max_flows(config).min(left / FLOW_SOCKETS)
 }
 
-fn carries_connections(config: &Config) -> bool {
+/// Whether any listener of the file carries TCP or HTTP.
+pub fn carries_connections(config: &Config) -> bool {
     config.listeners.iter().any(|listener| !matches!(listener.protocol, Protocol::Udp(_)))
 }
 
@@ -139,6 +140,11 @@ pub fn pipes(config: &Config, fds: u64, workers: usize) -> usize {
         }
         Splice::Off => 0,
     }
+}
+
+/// Bytes that the pipes of all workers hold, when all of them are open.
+pub fn pipe_bytes(config: &Config, fds: u64, workers: usize) -> u64 {
+    (pipes(config, fds, workers) * workers * PIPE_BYTES) as u64
 }
 
 /// Threads of the data plane: the file's number, else one for each core that the process may use.

@@ -29,7 +29,7 @@ mod sample;
 pub mod source;
 mod start;
 mod status;
-mod udp;
+pub mod udp;
 mod wanted;
 
 use std::collections::BTreeMap;

@@ -67,6 +67,18 @@ pub fn pin_thread(index: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether something keeps the clock of this host right (adjtimex(2)).
+///
+/// # Errors
+/// Where a sandbox forbids the question.
+pub fn is_clock_synchronised() -> io::Result<bool> {
+    // SAFETY: an all-zero timex asks and changes nothing.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer names one timex that the kernel may write.
+    check(unsafe { libc::adjtimex(&raw mut timex) })?;
+    Ok(timex.status & libc::STA_UNSYNC == 0)
+}
+
 /// Gives freed memory back to the system that lies between what is still in use (malloc_trim(3)). Takes about a
 /// millisecond for each 10 MB, during which other threads may wait to allocate.
 pub fn release_free_memory() {

@@ -26,7 +26,7 @@ use crate::engine::{Command, Notes};
 use crate::snapshot::View;
 use crate::stats::WorkersStats;
 use crate::sys::datagram::Offload;
-pub use crate::tcp::conduit::PIPES_MAX;
+pub use crate::tcp::conduit::{PIPE_BYTES, PIPES_MAX};
 use mailbox::{Mailbox, Message};
 use token::Source;
 use turn::{Shared, Worker};

@@ -17,7 +17,7 @@ fn documents() -> Vec<String> {
 }
 
 /// The part of a document below a heading, up to the next one of the same or a higher level.
-fn part<'t>(text: &'t str, heading: &str) -> &'t str {
+pub fn part<'t>(text: &'t str, heading: &str) -> &'t str {
     let start = text.find(&format!("{heading}\n")).unwrap_or_else(|| panic!("there is no heading `{heading}`"));
     let body = &text[start + heading.len()..];
     let level = heading.split(' ').next().unwrap().len();
@@ -28,10 +28,12 @@ fn part<'t>(text: &'t str, heading: &str) -> &'t str {
 }
 
 /// The rows of the first table, without its head; backticks stripped.
-fn table(part: &str) -> Vec<Vec<String>> {
+pub fn table(part: &str) -> Vec<Vec<String>> {
     let lines = part.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
     let cells = |line: &str| {
-        let cells = line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned());
+        // A bar within a cell stands behind a backslash.
+        let line = line.replace("\\|", "\0");
+        let cells = line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').replace('\0', "|"));
         cells.collect::<Vec<_>>()
     };
     lines.skip(2).map(cells).collect()
@@ -48,7 +50,7 @@ fn set<T: Into<String>>(items: impl IntoIterator<Item = T>) -> BTreeSet<String> 
 }
 
 /// Both ways, with a message that says which.
-fn assert_documented(what: &str, documented: &BTreeSet<String>, real: &BTreeSet<String>) {
+pub fn assert_documented(what: &str, documented: &BTreeSet<String>, real: &BTreeSet<String>) {
     let missing = real.difference(documented).map(|name| format!("{what} `{name}` is not documented"));
     let stale = documented.difference(real).map(|name| format!("{what} `{name}` is documented and does not exist"));
     assert_none(missing.into_iter().chain(stale).collect());
@@ -128,6 +130,15 @@ fn every_metric_is_documented() {
 }
 
 #[test]
+fn every_subject_of_the_doctor_is_documented() {
+    let sources: String = files(&["src/cli/doctor"], ".rs").iter().map(|path| before_tests(path)).collect();
+    let named = quoted_after(&sources, "const SUBJECT: &str = ");
+    let rows = read("docs/doctor.md");
+    let rows = table(part(&rows, "# Is the host fit for the file?").split("**The size").nth(1).unwrap());
+    assert_documented("subject", &first_column(&rows), &set(named));
+}
+
+#[test]
 fn every_field_of_the_access_log_is_documented() {
     let source = before_tests("src/control/log.rs");
     let fields = source.split("fn fields").nth(1).unwrap().split("\nfn text").next().unwrap();
@@ -166,7 +177,7 @@ fn joined(path: &[&str]) -> String {
 }
 
 /// Every key that a file may have: those of files that have them all, and what is printed of them.
-fn keys() -> BTreeSet<String> {
+pub fn keys() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for path in ["tests/conf/valid/everything.toml", "tests/conf/valid/http.toml"] {
         let text = read(path);
@@ -181,21 +192,24 @@ fn keys() -> BTreeSet<String> {
     found
 }
 
+/// Where the keys of each table are documented.
+pub const SECTIONS: [(&str, &str); 6] = [
+    ("## `[process]`", "process"),
+    ("## `[listener.NAME]`", "listener"),
+    ("## `[pool.NAME]`", "pool"),
+    ("### `[[route]]`", "route"),
+    ("### `[jwt.NAME]`", "jwt"),
+    ("### `[consumer.NAME]`", "consumer"),
+];
+
 /// What a listener may set for its routes, and is documented with them.
-const OF_ROUTES: [&str; 7] = ["auth", "rate_limit", "cors", "timeout", "retry", "request_headers", "response_headers"];
+pub const OF_ROUTES: [&str; 7] =
+    ["auth", "rate_limit", "cors", "timeout", "retry", "request_headers", "response_headers"];
 
 #[test]
 fn every_key_of_the_file_is_documented() {
     let text = read("docs/configuration.md");
-    let sections = [
-        ("## `[process]`", "process"),
-        ("## `[listener.NAME]`", "listener"),
-        ("## `[pool.NAME]`", "pool"),
-        ("### `[[route]]`", "route"),
-        ("### `[jwt.NAME]`", "jwt"),
-        ("### `[consumer.NAME]`", "consumer"),
-    ];
-    let documented = sections.iter().flat_map(|(heading, prefix)| {
+    let documented = SECTIONS.iter().flat_map(|(heading, prefix)| {
         first_column(&table(part(&text, heading))).into_iter().map(move |key| format!("{prefix}.{key}"))
     });
     let of_routes = |key: &String| {

@@ -1,0 +1,149 @@
+//! What is so on this host, gathered in one place: all files are read below a root, which tests put in a folder of their
+//! own. Whatever cannot be read is simply not known, and nothing is said of it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::holder::Holder;
+use crate::config::{Bind, Config};
+use crate::control::capacity;
+use crate::sys::process::is_clock_synchronised;
+
+/// The settings of the kernel that are looked at, as sysctl(8) names them.
+const SYSCTLS: [&str; 25] = [
+    "fs.file-max",
+    "fs.nr_open",
+    "fs.pipe-user-pages-soft",
+    "net.core.busy_poll",
+    "net.core.busy_read",
+    "net.core.default_qdisc",
+    "net.core.rmem_max",
+    "net.core.somaxconn",
+    "net.core.wmem_default",
+    "net.core.wmem_max",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_nonlocal_bind",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_congestion_control",
+    "net.ipv4.tcp_fastopen",
+    "net.ipv4.tcp_max_syn_backlog",
+    "net.ipv4.tcp_mem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_timestamps",
+    "net.ipv4.tcp_tw_reuse",
+    "net.ipv6.ip_nonlocal_bind",
+    "net.netfilter.nf_conntrack_count",
+    "net.netfilter.nf_conntrack_max",
+    "vm.overcommit_memory",
+];
+
+/// The state of the host as far as the file asks for it.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Whose limits count.
+    pub holder: Holder,
+    /// Threads of the data plane.
+    pub workers: usize,
+    /// Of the kernel, by their names.
+    pub sysctls: BTreeMap<String, String>,
+    /// Linux, its first two numbers.
+    pub kernel: Option<(u32, u32)>,
+    /// Bytes of memory that the process may have: of the host, or of its control group where that is less.
+    pub memory: Option<u64>,
+    /// Addresses of the file that cannot be bound here, and the kernel's answer.
+    pub absent: Vec<(IpAddr, String)>,
+    /// Whether something keeps the clock right; `None` = nobody knows.
+    pub is_synchronised: Option<bool>,
+    /// The time of day.
+    pub now: SystemTime,
+}
+
+impl Facts {
+    /// Looks at the host below `root` ("/"), at the process `running` or at what would start it.
+    pub fn gather(root: &Path, file: &Path, config: &Config, running: Option<u32>, now: SystemTime) -> Self {
+        let holder = Holder::find(root, file, running);
+        let read = |name: &&str| {
+            let path = root.join("proc/sys").join(name.replace('.', "/"));
+            Some(((*name).to_owned(), std::fs::read_to_string(path).ok()?.trim().to_owned()))
+        };
+        Self {
+            workers: capacity::workers(config),
+            sysctls: SYSCTLS.iter().filter_map(read).collect(),
+            kernel: std::fs::read_to_string(root.join("proc/sys/kernel/osrelease"))
+                .ok()
+                .and_then(|text| version(&text)),
+            memory: memory(root, &holder),
+            absent: absent(config),
+            is_synchronised: is_clock_synchronised().ok(),
+            holder,
+            now,
+        }
+    }
+
+    /// The numbers of a setting; empty where it is not known.
+    pub fn numbers(&self, sysctl: &str) -> Vec<u64> {
+        let words = self.sysctls.get(sysctl).map_or("", String::as_str).split_whitespace();
+        words.map_while(|word| word.parse().ok()).collect()
+    }
+
+    /// The one number of a setting.
+    pub fn number(&self, sysctl: &str) -> Option<u64> {
+        self.numbers(sysctl).first().copied()
+    }
+
+    /// A setting that is a word.
+    pub fn word(&self, sysctl: &str) -> Option<&str> {
+        self.sysctls.get(sysctl).map(String::as_str)
+    }
+}
+
+/// "6.1.0-37-amd64" is 6.1.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn memory(root: &Path, holder: &Holder) -> Option<u64> {
+    let info = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024);
+    let group = holder.group.as_ref().map(|group| root.join("sys/fs/cgroup").join(group.trim_start_matches('/')));
+    let limit = group.and_then(|group| std::fs::read_to_string(group.join("memory.max")).ok());
+    Some(limit.and_then(|limit| limit.trim().parse().ok()).unwrap_or(u64::MAX).min(total))
+}
+
+/// Asks the kernel itself, with a socket that is closed again at once: it knows of routes to whole networks, of addresses
+/// that may be bound before they are there, and of hosts without IPv6.
+fn absent(config: &Config) -> Vec<(IpAddr, String)> {
+    let binds = config.listeners.iter().flat_map(|listener| &listener.bind).filter_map(|bind| match bind {
+        Bind::Ip(address) => Some(address.ip()),
+        Bind::Unix(_) => None,
+    });
+    let sources = config.pools.iter().filter_map(|pool| pool.source);
+    let mut all: Vec<IpAddr> = binds.chain(sources).chain(config.process.metrics.map(|at| at.ip())).collect();
+    all.sort_unstable();
+    all.dedup();
+    let refused = |ip: IpAddr| Some((ip, UdpSocket::bind((ip, 0)).err()?.to_string()));
+    all.into_iter().filter_map(refused).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_the_kernel_are_read() {
+        for (text, read) in [
+            ("6.1.0-37-amd64\n", Some((6, 1))),
+            ("5.15.167.4-microsoft-standard-WSL2", Some((5, 15))),
+            ("4.18", Some((4, 18))),
+            ("", None),
+            ("six", None),
+        ] {
+            assert_eq!(version(text), read, "{text}");
+        }
+    }
+}
