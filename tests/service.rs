@@ -116,8 +116,13 @@ fn installing_twice_is_installing_once_and_keeps_an_edited_file() {
         "usr/local/bin/evener",
         "etc/systemd/system/evener.service",
         "etc/sysusers.d/evener.conf",
+        "usr/local/share/man/man8/evener.8",
+        "usr/local/share/bash-completion/completions/evener",
+        "usr/local/share/zsh/site-functions/_evener",
+        "usr/local/share/fish/vendor_completions.d/evener.fish",
         "etc/evener/evener.toml",
     ];
+    let (conf, programs) = installed.split_last().unwrap();
     for path in installed {
         assert!(at(path).is_file(), "{path} is not there");
     }
@@ -130,10 +135,10 @@ fn installing_twice_is_installing_once_and_keeps_an_edited_file() {
     assert_eq!(std::fs::read_to_string(at("etc/evener/evener.toml")).unwrap(), "# mine\n");
     assert!(std::fs::metadata(at("usr/local/bin/evener")).unwrap().len() > 3, "the program is replaced");
     install(root.path(), &["--uninstall"]);
-    for path in &installed[..3] {
+    for path in programs {
         assert!(!at(path).exists(), "{path} is still there");
     }
-    assert_eq!(std::fs::read_to_string(at("etc/evener/evener.toml")).unwrap(), "# mine\n", "yours stays");
+    assert_eq!(std::fs::read_to_string(at(conf)).unwrap(), "# mine\n", "yours stays");
     install(root.path(), &["--uninstall"]);
 }
 
@@ -161,8 +166,8 @@ fn the_unit_file_is_sound_and_gives_little_away() {
     let folder = tempfile::tempdir().unwrap();
     let unit = folder.path().join("evener.service");
     let text = std::fs::read_to_string(repository("systemd/evener.service")).unwrap();
-    // The installed path does not exist here; the program does.
-    std::fs::write(&unit, text.replace("/usr/local/bin/evener", program().to_str().unwrap())).unwrap();
+    // It is not installed here, but built.
+    std::fs::write(&unit, text.replace("=evener ", &format!("={} ", program().display()))).unwrap();
     let verify = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output().unwrap();
     let said = String::from_utf8_lossy(&verify.stderr).into_owned();
     let about_us: Vec<&str> = said.lines().filter(|line| line.contains("evener.service")).collect();

@@ -94,8 +94,9 @@ fn tcp_memory(plan: &Plan) -> Option<Finding> {
     }
     let wanted = plan.connections * CONNECTION_PAGES;
     let found = format!("{NAME} = {low} {pressure} {most} pages");
-    if wanted <= pressure {
-        return Some(Finding::ok(SUBJECT, found));
+    if wanted <= pressure || plan.given.is_none() {
+        let enough = pressure / CONNECTION_PAGES;
+        return Some(Finding::ok(SUBJECT, format!("{found}: enough for {enough} connections that all move at once")));
     }
     let needed = format!(
         "{wanted} pages ({} MiB) for {} connections that all move at once; beyond {pressure} the kernel makes windows small: {}",
@@ -113,7 +114,9 @@ fn tracking(plan: &Plan) -> Option<Finding> {
     let count = plan.facts.number("net.netfilter.nf_conntrack_count").unwrap_or(0);
     let wanted = (plan.connections + plan.flows) * TRACKED;
     let found = format!("{MOST} = {most}, {count} now");
-    if wanted <= most {
+    // Without an entry nothing is tracked at the moment: the module is there, and no rule asks for it.
+    let is_idle = count == 0 && plan.given.is_none();
+    if wanted <= most || is_idle {
         return Some(Finding::ok(SUBJECT, found));
     }
     let needed = format!(
@@ -122,7 +125,6 @@ fn tracking(plan: &Plan) -> Option<Finding> {
         plan.flows,
         plan.reason()
     );
-    // Without an entry nothing is tracked at the moment: the module is there, and no rule asks for it.
     let finding = match count > 0 && plan.given.is_some() && plan.connections * TRACKED > most {
         true => Finding::breaks(SUBJECT, found, needed),
         false => Finding::advice(SUBJECT, found, needed),

@@ -5,13 +5,14 @@ use std::ops::RangeInclusive;
 
 use super::finding::Finding;
 use super::plan::Plan;
-use crate::config::{Address, Bind, Pool};
+use crate::config::{Address, Bind, Pool, Protocol};
 
 const RANGE: &str = "net.ipv4.ip_local_port_range";
 const RESERVED: &str = "net.ipv4.ip_local_reserved_ports";
 const REUSE: &str = "net.ipv4.tcp_tw_reuse";
 /// The widest range that is of use.
 const WIDEST: &str = "1024 65535";
+const LOWEST: u16 = 1024;
 /// How long a port rests after a connection whose FIN we sent first (TIME-WAIT).
 const TIME_WAIT_SECONDS: u64 = 60;
 
@@ -26,7 +27,7 @@ pub fn examine(plan: &Plan) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     findings.extend(connections(plan, free, &range));
     findings.extend(flows(plan, free, &range));
-    findings.extend(listeners(plan, low..=high, &reserved));
+    findings.extend(listeners(plan, &(low..=high)));
     findings.extend(time_wait(plan, free));
     findings
 }
@@ -50,28 +51,24 @@ fn reached_by_port(pool: &Pool) -> u64 {
 
 fn connections(plan: &Plan, free: u64, range: &str) -> Option<Finding> {
     const SUBJECT: &str = "ports to backends";
-    let pools: Vec<&Pool> = match plan.streams().next() {
-        Some(_) => plan.config.pools.iter().map(|pool| &**pool).filter(|pool| reached_by_port(pool) > 0).collect(),
-        None => return None,
-    };
-    let (pool, most, why, is_given) = pools.iter().map(|pool| busiest(plan, pool)).max_by_key(|(_, most, ..)| *most)?;
+    plan.streams().next()?;
+    let pools = plan.config.pools.iter().filter(|pool| reached_by_port(pool) > 0 && !has_only_flows(plan, pool));
+    let (pool, most, why, is_named) = pools.map(|pool| busiest(plan, pool)).max_by_key(|(_, most, ..)| *most)?;
     if most <= free {
-        return Some(Finding::ok(
-            SUBJECT,
-            format!("{range}: enough for {most} connections to one backend of pool.{}", pool.name),
-        ));
+        let found = format!("{range}: enough for {most} connections to one backend of pool.{}", pool.name);
+        return Some(Finding::ok(SUBJECT, found));
+    }
+    if !is_named {
+        return Some(Finding::ok(SUBJECT, format!("{range}: so many connections may each backend have at once")));
     }
     let of = match pool.source {
         Some(source) => format!(" from pool.{}.source = {source}", pool.name),
         None => String::new(),
     };
     let needed = format!("{most} for one backend of pool.{}{of}: {why}", pool.name);
-    let finding = match is_given {
-        true => Finding::breaks(SUBJECT, range, needed),
-        false => Finding::advice(SUBJECT, range, needed),
-    };
-    let widest = u64::from(u16::MAX) + 1 - 1024;
-    let finding = if free < widest { finding.sysctl(RANGE, WIDEST) } else { finding };
+    let finding = Finding::breaks(SUBJECT, range, needed);
+    let widest = u64::from(u16::MAX - LOWEST) + 1;
+    let finding = if range.ends_with(WIDEST) { finding } else { widen(plan, finding) };
     Some(if most > widest {
         finding.mend([
             "# more backends or more addresses of them, or a smaller max_connections of each backend".to_owned()
@@ -81,13 +78,20 @@ fn connections(plan: &Plan, free: u64, range: &str) -> Option<Finding> {
     })
 }
 
+/// Whether only UDP listeners use it; what routes use no listener names.
+fn has_only_flows(plan: &Plan, pool: &Pool) -> bool {
+    let mut users =
+        plan.config.listeners.iter().filter(|listener| listener.pools().any(|name| name == pool.name)).peekable();
+    users.peek().is_some() && users.all(|listener| matches!(listener.protocol, Protocol::Udp(_)))
+}
+
 /// The most connections that one backend of a pool has at once, why, and whether the file names the number.
 fn busiest<'p>(plan: &Plan, pool: &'p Pool) -> (&'p Pool, u64, String, bool) {
     let limits = pool.backends.iter().map(|backend| backend.max_connections.map(|max| u64::from(max.get())));
     if let Some(max) = limits.clone().collect::<Option<Vec<u64>>>().and_then(|all| all.into_iter().max()) {
         // Fewer clients than it could take bring fewer connections.
         let most = max.min(plan.connections);
-        return (pool, most, format!("pool.{}.backends.max_connections = {max}", pool.name), plan.given.is_some());
+        return (pool, most, format!("pool.{}.backends.max_connections = {max}", pool.name), true);
     }
     let backends = reached_by_port(pool);
     let why = format!("{} among {backends} backends", plan.reason());
@@ -109,29 +113,52 @@ fn flows(plan: &Plan, free: u64, range: &str) -> Option<Finding> {
         plan.flows
     );
     let finding = Finding::advice(SUBJECT, range, needed);
-    let finding = if range.ends_with(WIDEST) { finding } else { finding.sysctl(RANGE, WIDEST) };
+    let finding = if range.ends_with(WIDEST) { finding } else { widen(plan, finding) };
     Some(finding.mend(["# and udp.responses, a shorter udp.idle_timeout, or pools with a source each".to_owned()]))
 }
 
-/// A port in the range may be somebody's when evener starts.
-fn listeners(plan: &Plan, range: RangeInclusive<u16>, reserved: &[RangeInclusive<u16>]) -> Option<Finding> {
-    const SUBJECT: &str = "ports of listeners";
+/// The widest range, without the ports of listeners.
+fn widen(plan: &Plan, finding: Finding) -> Finding {
+    let finding = finding.sysctl(RANGE, WIDEST);
+    match unreserved(plan, &(LOWEST..=u16::MAX)) {
+        ports if ports.is_empty() => finding,
+        ports => reserve(plan, finding, &ports),
+    }
+}
+
+/// The ports of listeners in a range of which nobody else is kept out.
+fn unreserved(plan: &Plan, range: &RangeInclusive<u16>) -> BTreeSet<u16> {
+    let reserved = reserved(plan.facts.word(RESERVED).unwrap_or_default());
+    let is_reserved = |port: &u16| reserved.iter().any(|ports| ports.contains(port));
+    own(plan).filter(|port| range.contains(port) && !is_reserved(port)).collect()
+}
+
+fn reserve(plan: &Plan, finding: Finding, ports: &BTreeSet<u16>) -> Finding {
+    let before = plan.facts.word(RESERVED).filter(|before| !before.is_empty()).map(str::to_owned);
+    let all: Vec<String> = before.into_iter().chain(ports.iter().map(u16::to_string)).collect();
+    finding.sysctl(RESERVED, all.join(","))
+}
+
+/// The ports that evener listens at.
+fn own(plan: &Plan) -> impl Iterator<Item = u16> {
     let binds = plan.config.listeners.iter().flat_map(|listener| &listener.bind).filter_map(|bind| match bind {
         Bind::Ip(address) => Some(address.port()),
         Bind::Unix(_) => None,
     });
-    let binds: Vec<u16> =
-        binds.chain(plan.config.process.metrics.map(|address| address.port())).filter(|port| *port != 0).collect();
-    let is_reserved = |port: &u16| reserved.iter().any(|ports| ports.contains(port));
-    let open: BTreeSet<u16> = binds.iter().copied().filter(|port| range.contains(port) && !is_reserved(port)).collect();
+    binds.chain(plan.config.process.metrics.map(|address| address.port())).filter(|port| *port != 0)
+}
+
+/// A port in the range may be somebody's when evener starts.
+fn listeners(plan: &Plan, range: &RangeInclusive<u16>) -> Option<Finding> {
+    const SUBJECT: &str = "ports of listeners";
+    own(plan).next()?;
+    let open = unreserved(plan, range);
     if open.is_empty() {
-        return (!binds.is_empty()).then(|| Finding::ok(SUBJECT, format!("none in {RANGE} that is not reserved")));
+        return Some(Finding::ok(SUBJECT, format!("none in {RANGE} that is not reserved")));
     }
     let list = open.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
     let needed = "a connection of any program may have such a port when evener starts, which then fails";
-    let before = plan.facts.word(RESERVED).filter(|ports| !ports.is_empty());
-    let all = before.map_or(list.clone(), |before| format!("{before},{list}"));
-    Some(Finding::advice(SUBJECT, format!("{list} in {RANGE}, not reserved"), needed).sysctl(RESERVED, all))
+    Some(reserve(plan, Finding::advice(SUBJECT, format!("{list} in {RANGE}, not reserved"), needed), &open))
 }
 
 fn time_wait(plan: &Plan, free: u64) -> Option<Finding> {
