@@ -123,8 +123,65 @@ pub struct Pool {
     pub queue: Queue,
     /// Fewer than `panic_below` are up: health is ignored, and backends that are down take clients too.
     pub panic: bool,
-    /// In the order of the file.
+    /// Where backends come from, but for addresses in the file itself: `discover` first, then host names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub discovery: Vec<Discovery>,
+    /// In the order of the file; those that were discovered behind.
     pub backends: Vec<Backend>,
+}
+
+/// Where backends come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Discovery {
+    /// "dns" or "file".
+    pub origin: Origin,
+    /// The name that is asked for, or the file's path.
+    pub name: String,
+    /// Backends or addresses that it gives now.
+    pub backends: usize,
+    /// Whether the last attempt was good; what was known stays where it was not.
+    pub ok: bool,
+    /// How often it said something else than before, since the start.
+    pub updates: u64,
+    /// Failed attempts since the start.
+    pub failures: u64,
+    /// The last good attempt (RFC 3339); null = there was none.
+    pub last_success: Option<String>,
+    /// The last error, also one that is over; null = there was none.
+    pub last_error: Option<DiscoveryError>,
+}
+
+/// Why a source of backends failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiscoveryError {
+    /// In words.
+    pub why: String,
+    /// When (RFC 3339).
+    pub at: String,
+}
+
+/// Who told of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The configuration names it.
+    #[default]
+    Config,
+    /// `discover.dns`.
+    Dns,
+    /// `discover.file`.
+    File,
+}
+
+impl Origin {
+    /// The text of the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Dns => "dns",
+            Self::File => "file",
+        }
+    }
 }
 
 /// A pool's connections and flows.
@@ -152,13 +209,16 @@ pub struct Backend {
     pub name: String,
     /// Where it is; the host name as in the file while it is not resolved.
     pub address: String,
+    /// Who told of it.
+    #[serde(default)]
+    pub origin: Origin,
     /// What comes of the three layers.
     pub state: State,
     /// Why it is in this state.
     pub why: String,
     /// Since when (RFC 3339).
     pub since: String,
-    /// What the file says.
+    /// What the file says, or what DNS or the file of backends says in its place.
     pub file: BackendFile,
     /// What an operator overrode; null = nothing.
     #[serde(rename = "override")]
@@ -405,6 +465,7 @@ mod tests {
         let backend = Backend {
             name: "pg1".into(),
             address: "10.0.0.1:5432".into(),
+            origin: Origin::Config,
             state: State::Drain,
             why: "operator".into(),
             since: "2026-01-01T00:00:00Z".into(),

@@ -38,6 +38,10 @@ pub fn check(path: &Path, print: bool) -> anyhow::Result<()> {
     let (listeners, pools) = (read.config.listeners.len(), read.config.pools.len());
     let routes = read.config.gateway.summary();
     let mut counts = vec![count(listeners, "listener"), count(pools, "pool"), count(backends, "backend")];
+    let discovering = read.config.pools.iter().filter(|pool| pool.discover.is_some()).count();
+    if discovering > 0 {
+        counts.push(count(discovering, "discovering pool"));
+    }
     if !routes.is_empty() {
         counts.push(count(routes.len(), "route"));
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::client::Client;
 use super::table::{Cell, Look, Paper, count, render};
-use crate::api::{Backend, Listener, Pool, State, Status};
+use crate::api::{Backend, Discovery, Listener, Pool, State, Status};
 
 /// Shows the state, of everything or of one pool.
 pub fn status(client: &Client, pool: Option<&str>, json: bool) -> anyhow::Result<()> {
@@ -81,6 +81,14 @@ fn verdict(status: &Status, now: SystemTime, paper: Paper) -> String {
             say(Look::Bad, text);
         } else if of_pool == 0 {
             say(Look::Bad, format!("! pool {} has no backend that takes clients", pool.name));
+        }
+        for source in pool.discovery.iter().filter(|source| !source.ok) {
+            let Some(error) = &source.last_error else { continue };
+            let (name, since, why) = (printable(&source.name), since(&error.at, now), printable(&error.why));
+            say(
+                Look::Notable,
+                format!("! pool {}: {} {name} failed {since} ago: {why}", pool.name, source.origin.as_str()),
+            );
         }
         for backend in pool.backends.iter().filter(|backend| backend.state != State::Up) {
             let (name, state, since) = (&backend.name, backend.state.as_str(), since(&backend.since, now));
@@ -158,6 +166,9 @@ fn one_pool(pool: &Pool, now: SystemTime, paper: Paper, out: &mut String) {
         let _ = write!(out, "  {} found no backend", pool.connections.no_backend);
     }
     out.push('\n');
+    for source in &pool.discovery {
+        let _ = writeln!(out, "{}", Look::Faint.paint(&printable(&told(source, now)), paper.coloured));
+    }
     let headings = ["BACKEND", "ADDRESS", "STATE", "WEIGHT", "ACTIVE", "TOTAL", "FAILED", "IN", "OUT", "SINCE", "WHY"];
     let row = |backend: &Backend| {
         // A backend that is named by its address needs it once.
@@ -179,6 +190,15 @@ fn one_pool(pool: &Pool, now: SystemTime, paper: Paper, out: &mut String) {
     };
     let rows: Vec<_> = pool.backends.iter().map(row).collect();
     render(&headings, &rows, &["WHY", "ADDRESS", "OUT", "IN", "TOTAL", "FAILED", "SINCE", "WEIGHT"], paper, out);
+}
+
+/// Where backends come from, in one line.
+fn told(source: &Discovery, now: SystemTime) -> String {
+    let when = match &source.last_success {
+        Some(at) => format!("asked {} ago", since(at, now)),
+        None => "never answered".to_owned(),
+    };
+    format!("{} {}: {}, {when}", source.origin.as_str(), source.name, count(source.backends, "backend"))
 }
 
 /// The reason, and what an operator has overridden or the last check says besides.

@@ -210,7 +210,7 @@ pub(super) fn looks_like_ipv4(host: &str) -> bool {
 }
 
 /// RFC 1123, 2.1, and the underscores that are seen in practice.
-pub(super) fn is_host_name(host: &str) -> bool {
+pub fn is_host_name(host: &str) -> bool {
     let labels = host.strip_suffix('.').unwrap_or(host);
     labels.len() <= HOST_BYTES_MAX
         && labels.split('.').all(|label| {

@@ -2,12 +2,14 @@
 //!
 //! `file` reads the bytes, `syntax` makes a table of TOML of them, `raw` walks that table and refuses unknown keys,
 //! `validate` turns it into these types with the help of `units`, `address`, `server_names`, `tls`, `payload` and `words`.
+//! `list` reads files of backends, which other programs write.
 //! `error` shows all problems at once with their places, `diff` says what a reload changes, `print` writes a configuration
 //! back as a file.
 //! The names and meanings of the keys are the contract with users; defaults stand in `validate` and nowhere else.
 
 mod address;
 mod diff;
+mod discover;
 mod error;
 mod file;
 #[cfg(feature = "gateway")]
@@ -15,6 +17,7 @@ pub mod http;
 #[cfg(not(feature = "gateway"))]
 #[path = "no_http.rs"]
 pub mod http;
+mod list;
 mod named_file;
 mod payload;
 mod print;
@@ -29,15 +32,17 @@ mod validate;
 mod validity;
 mod words;
 
-pub use address::UNIX_PATH_BYTES_MAX;
+pub use address::{UNIX_PATH_BYTES_MAX, is_host_name};
 pub use diff::{Diff, Names, PoolChange, diff};
+pub use discover::{Discover, Origin};
 pub use error::{PROBLEMS_SHOWN_MAX, Problem, Report, Severity};
 pub use file::{FILE_BYTES_MAX, Loaded, load, parse};
+pub use list::{LIST_BYTES_MAX, parse_list};
 pub use payload::format_payload;
 pub use print::{print, print_masked};
 pub use server_names::ServerNames;
 pub use units::{DURATION_MAX, format_duration};
-pub use validate::{LISTENERS_MAX, POOLS_MAX};
+pub use validate::{LISTENERS_MAX, POOLS_MAX, TIER_MAX, WEIGHT, WEIGHT_MAX};
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -277,8 +282,10 @@ pub struct Pool {
     pub name: String,
     /// How a backend is chosen.
     pub balance: Balance,
-    /// At least one; names are unique.
+    /// At least one where nothing is discovered; names are unique.
     pub backends: Vec<Arc<Backend>>,
+    /// Where further ones come from.
+    pub discover: Option<Discover>,
     /// How a backend is connected to.
     pub connect: Connect,
     /// Waiting for a backend under its `max_connections`.

@@ -13,7 +13,9 @@ use super::payload::format_payload;
 use super::units::{format_duration, format_rate};
 use super::validate::{CONNECT, QUEUE, WEIGHT};
 use super::words::{ACCESS, BALANCE, INITIAL, LOG_FORMATS, LOG_LEVELS, SEND_PROXY, SPLICE, word_of};
-use super::{Backend, Check, Config, Health, Listener, OnDown, PerClient, Pool, Process, Protocol, Step, Udp};
+use super::{
+    Backend, Check, Config, Discover, Health, Listener, OnDown, Origin, PerClient, Pool, Process, Protocol, Step, Udp,
+};
 
 /// The effective configuration as TOML.
 pub fn print(config: &Config) -> String {
@@ -167,8 +169,13 @@ fn print_pool(out: &mut Lines, pool: &Pool, users: Users) {
     let udp_alone = users.udp_alone;
     out.header(&format!("pool.{}", bare_or_quoted(&pool.name)));
     out.key("balance", quote(word_of(BALANCE, &pool.balance)));
-    let backends: String = pool.backends.iter().map(|backend| format!("  {},\n", print_backend(backend))).collect();
-    out.key("backends", format!("[\n{backends}]"));
+    if !pool.backends.is_empty() || pool.discover.is_none() {
+        let backends = pool.backends.iter().map(|backend| format!("  {},\n", print_backend(backend)));
+        out.key("backends", format!("[\n{}]", backends.collect::<String>()));
+    }
+    if let Some(discover) = &pool.discover {
+        out.key("discover", print_discover(discover));
+    }
     let connect = &pool.connect;
     if !udp_alone || *connect != CONNECT {
         let user_timeout = time(connect.user_timeout.unwrap_or_default());
@@ -227,6 +234,22 @@ fn print_backend(backend: &Backend) -> String {
         keys.push(("max_connections", max.to_string()));
     }
     if keys.len() == 1 { quote(&text) } else { table(keys) }
+}
+
+fn print_discover(discover: &Discover) -> String {
+    let Discover { origin, min, max, max_connections } = discover;
+    let mut keys = match origin {
+        Origin::File(_) => vec![("file", quote(origin))],
+        Origin::Addresses { resolver, .. } | Origin::Services { resolver, .. } => {
+            let kind = if matches!(origin, Origin::Services { .. }) { "srv" } else { "a" };
+            let mut keys = vec![("dns", quote(origin)), ("kind", quote(kind))];
+            keys.extend(resolver.map(|resolver| ("resolver", quote(resolver))));
+            keys
+        }
+    };
+    keys.extend([("min", min.to_string()), ("max", max.to_string())]);
+    keys.push(("max_connections", max_connections.map_or(0, |max| max.get()).to_string()));
+    table(keys)
 }
 
 fn print_health(health: &Health) -> String {

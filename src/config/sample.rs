@@ -20,6 +20,12 @@ pub fn pool() -> Pool {
     Pool::clone(&config().pools[0])
 }
 
+/// Of "web.test:80".
+pub fn discover() -> Option<Discover> {
+    let origin = Origin::Addresses { name: "web.test".to_owned(), port: 80, resolver: None };
+    Some(Discover { origin, min: 1, max: NonZeroU32::MAX, max_connections: None })
+}
+
 fn read(listener: &str, protocol: &str) -> Config {
     let text = format!(
         "[process]\nworkers = 2\nadmin = \"\"\n\n\

@@ -26,8 +26,20 @@ pub(super) const BALANCE: Words<Balance> = &[
 pub(super) const SEND_PROXY: Words<SendProxy> =
     &[("off", SendProxy::Off), ("v1", SendProxy::V1), ("v2", SendProxy::V2), ("v2_first", SendProxy::V2First)];
 pub(super) const TLS_VERSIONS: Words<TlsVersion> = &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
+/// `discover.kind`.
+pub(super) const DISCOVER_KINDS: Words<DiscoverKind> =
+    &[("a", DiscoverKind::Addresses), ("srv", DiscoverKind::Services)];
 /// `health.initial`: whether a backend counts as up before its first check.
 pub(super) const INITIAL: Words<bool> = &[("up", true), ("down", false)];
+
+/// What a name is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DiscoverKind {
+    /// A and AAAA.
+    Addresses,
+    /// SRV.
+    Services,
+}
 
 /// The word for a value; every value of these types has one.
 pub(super) fn word_of<T: PartialEq>(words: Words<T>, value: &T) -> &'static str {

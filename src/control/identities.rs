@@ -66,14 +66,14 @@ impl Identities {
         stats
     }
 
-    /// The counts of this backend.
-    pub fn backend(&mut self, pool: &str, name: &str, endpoint: &Endpoint) -> Arc<BackendStats> {
+    /// The counts of this backend; `shown` is its name in the log, where it is new.
+    pub fn backend(&mut self, pool: &str, name: &str, shown: &str, endpoint: &Endpoint) -> Arc<BackendStats> {
         let key = (pool.to_owned(), name.to_owned(), endpoint.clone());
         if let Some(known) = self.backends.get(&key) {
             return known.clone();
         }
         let id = BackendId(self.next());
-        let stats = Arc::new(BackendStats::new(id, &self.pool(pool), name, &endpoint.to_string(), self.threads));
+        let stats = Arc::new(BackendStats::new(id, &self.pool(pool), shown, &endpoint.to_string(), self.threads));
         self.backends.insert(key, stats.clone());
         stats
     }
@@ -113,23 +113,27 @@ mod tests {
     #[test]
     fn the_same_pool_name_and_place_is_the_same_backend_and_any_other_is_not() {
         let mut identities = Identities::new(1);
-        let first = identities.backend("p", "a", &place("10.0.0.1:1"));
-        assert!(Arc::ptr_eq(&first, &identities.backend("p", "a", &place("10.0.0.1:1"))));
+        let first = identities.backend("p", "a", "a", &place("10.0.0.1:1"));
+        assert!(Arc::ptr_eq(&first, &identities.backend("p", "a", "a", &place("10.0.0.1:1"))));
         for (pool, name, at) in [("q", "a", "10.0.0.1:1"), ("p", "b", "10.0.0.1:1"), ("p", "a", "10.0.0.1:2")] {
-            assert_ne!(identities.backend(pool, name, &place(at)).id, first.id);
+            assert_ne!(identities.backend(pool, name, name, &place(at)).id, first.id);
         }
     }
 
     #[test]
     fn a_removed_backend_is_forgotten_after_its_last_connection_and_its_number_is_not_used_again() {
         let mut identities = Identities::new(1);
-        let stats = identities.backend("p", "a", &place("10.0.0.1:1"));
+        let stats = identities.backend("p", "a", "a", &place("10.0.0.1:1"));
         let slot = BackendSlot::take(&stats, 1).expect("free");
         assert!(!identities.forget(&InUse::default()));
-        assert_eq!(identities.backend("p", "a", &place("10.0.0.1:1")).id, stats.id, "a connection still counts there");
+        assert_eq!(
+            identities.backend("p", "a", "a", &place("10.0.0.1:1")).id,
+            stats.id,
+            "a connection still counts there"
+        );
         drop(slot);
         assert!(identities.forget(&InUse::default()));
-        let again = identities.backend("p", "a", &place("10.0.0.1:1"));
+        let again = identities.backend("p", "a", "a", &place("10.0.0.1:1"));
         assert!(again.id > stats.id);
     }
 
@@ -146,10 +150,10 @@ mod tests {
     #[test]
     fn what_is_in_use_is_kept_without_connections() {
         let mut identities = Identities::new(1);
-        let (pool, backend) = (identities.pool("p"), identities.backend("p", "a", &place("10.0.0.1:1")));
+        let (pool, backend) = (identities.pool("p"), identities.backend("p", "a", "a", &place("10.0.0.1:1")));
         let used = InUse { pools: [pool.id].into(), backends: [backend.id].into(), ..InUse::default() };
         assert!(identities.forget(&used));
         assert!(Arc::ptr_eq(&pool, &identities.pool("p")));
-        assert!(Arc::ptr_eq(&backend, &identities.backend("p", "a", &place("10.0.0.1:1"))));
+        assert!(Arc::ptr_eq(&backend, &identities.backend("p", "a", "a", &place("10.0.0.1:1"))));
     }
 }

@@ -7,7 +7,7 @@ mod help;
 mod histograms;
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
@@ -16,7 +16,7 @@ use self::help::help;
 use super::publish;
 use super::status::Scene;
 use super::wanted::{Backend, Listener, Place, Pool};
-use crate::api::State;
+use crate::api::{Origin, State};
 use crate::reason::{CloseReason, ConnectFailure, DropReason};
 use crate::snapshot;
 use crate::stats::{Counter, RouteCounts};
@@ -28,6 +28,7 @@ pub fn render(scene: &Scene<'_>) -> String {
     scene.wanted.listeners.iter().for_each(|listener| page.listener(listener));
     for pool in &scene.wanted.pools {
         page.pool(pool);
+        page.discovery(scene, pool);
         let panic = publish::is_in_panic(pool);
         for backend in &pool.backends {
             page.backend(scene, pool, backend, panic);
@@ -124,6 +125,26 @@ impl Page {
         self.gauge("evener_pool_connections_active", &labels, active.into());
         self.gauge("evener_pool_queue_length", &labels, pool.stats.queue.len().into());
         self.counter("evener_pool_no_backend_total", &labels, sum(pool.stats.cells().map(|cell| &cell.no_backend)));
+    }
+
+    /// The sources of one sort together: their names may be others' words, and as many as there are hosts.
+    fn discovery(&mut self, scene: &Scene<'_>, pool: &Pool) {
+        let reports = scene.discovery.reports(&pool.config);
+        for origin in [Origin::Dns, Origin::File] {
+            let tracks = || reports.iter().filter(|report| report.origin == origin).map(|report| &report.track);
+            if tracks().next().is_none() {
+                continue;
+            }
+            let labels = [("pool", pool.config.name.as_str()), ("origin", origin.as_str())];
+            self.counter("evener_discovery_updates_total", &labels, tracks().map(|track| track.updates).sum());
+            self.counter("evener_discovery_failures_total", &labels, tracks().map(|track| track.failures).sum());
+            let failing = tracks().filter(|track| track.fails).count();
+            self.gauge("evener_discovery_failing", &labels, failing as f64);
+            let seconds =
+                |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as f64 / 1000.0;
+            let oldest = tracks().map(|track| track.success.map_or(0.0, seconds)).fold(f64::INFINITY, f64::min);
+            self.gauge("evener_discovery_last_success_timestamp_seconds", &labels, oldest);
+        }
     }
 
     fn backend(&mut self, scene: &Scene<'_>, pool: &Pool, backend: &Backend, panic: bool) {

@@ -2,16 +2,18 @@
 //! workers act on, and answers those who ask.
 //!
 //! Everything reaches it as a message in one loop: signals, requests of the admin API, verdicts, notes of workers,
-//! answers of the resolver, time. So there is one writer, and no lock.
+//! answers of resolvers, files of backends, time. So there is one writer, and no lock.
 //!
 //! `start` brings all up in an order in which every failure leaves nothing behind, `reload` takes a new file over,
 //! `leave` ends. `wanted` holds the three layers, `publish` makes snapshots of them, `identities` keeps the counts,
+//! `discovery` knows where backends are,
 //! `listeners` the sockets, `observe` listens to the checks, `capacity` and `udp` know what the host gives. `desk`,
 //! `admin`, `http`, `status`, `metrics` are for those who ask; `notify` and `log` for those who watch.
 
 pub mod admin;
 pub mod capacity;
 pub mod desk;
+mod discovery;
 mod engines;
 mod http;
 mod identities;
@@ -23,7 +25,6 @@ mod notify;
 mod observe;
 mod publish;
 mod reload;
-mod resolve;
 #[cfg(test)]
 mod sample;
 pub mod source;
@@ -41,12 +42,12 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 use self::desk::{Desk, Refusal, Request, Requests};
+use self::discovery::{Discovery, News, Teller};
 use self::engines::Engines;
 use self::identities::Identities;
 use self::leave::Leaving;
 use self::listeners::Listeners;
 use self::observe::Observers;
-use self::resolve::Names;
 use self::source::Source;
 use self::status::Scene;
 use self::wanted::Wanted;
@@ -117,7 +118,7 @@ pub fn run(source: Source, (desk, requests): (Desk, Requests)) -> Result<(), Fai
 struct Supervisor {
     source: Source,
     wanted: Wanted,
-    names: Names,
+    discovery: Discovery,
     identities: Identities,
     listeners: Listeners,
     observers: Observers,
@@ -134,7 +135,6 @@ struct Supervisor {
     closes: BTreeMap<BackendId, Instant>,
     next_rise: Option<Instant>,
     next_tidy: Option<Instant>,
-    next_retry: Option<Instant>,
     watchdog: Option<Watchdog>,
     leaving: Option<Leaving>,
     max_connections: u32,
@@ -149,8 +149,8 @@ struct Supervisor {
 struct Inbox {
     verdicts: mpsc::Receiver<Verdict>,
     notes: mpsc::Receiver<Note>,
-    answers: mpsc::Receiver<Vec<(resolve::Name, resolve::Answer)>>,
-    answered: mpsc::Sender<Vec<(resolve::Name, resolve::Answer)>>,
+    news: mpsc::Receiver<News>,
+    teller: Teller,
 }
 
 #[derive(Debug)]
@@ -170,7 +170,7 @@ impl Supervisor {
                 Some(request) = requests.recv() => self.on_request(request).await,
                 Some(verdict) = self.inbox.verdicts.recv() => self.on_verdict(verdict),
                 Some(note) = self.inbox.notes.recv() => self.on_note(note),
-                Some(answers) = self.inbox.answers.recv() => self.on_answers(answers),
+                Some(news) = self.inbox.news.recv() => self.on_news(news),
                 () = sleep_until(deadline) => {}
             }
             self.on_time(now());
@@ -226,12 +226,18 @@ impl Supervisor {
         }
     }
 
-    /// The resolver knows names that it did not know before.
-    fn on_answers(&mut self, answers: Vec<(resolve::Name, resolve::Answer)>) {
-        if self.names.learn(answers) {
+    /// Takes the news that wait with this one: when a resolver is back, all names are in one snapshot.
+    fn on_news(&mut self, news: News) {
+        let (now, time) = (now(), wall_clock());
+        let mut changed = self.discovery.hear(news, now, time);
+        while let Ok(news) = self.inbox.news.try_recv() {
+            changed |= self.discovery.hear(news, now, time);
+        }
+        if changed {
             let config = self.wanted.config.clone();
+            self.discovery.settle(&config, time);
             self.rebuild(config);
-            self.refresh(now());
+            self.refresh(now);
         }
     }
 
@@ -249,8 +255,8 @@ impl Supervisor {
             self.closes.remove(&backend);
             self.engines.tell_all(|| Command::CloseBackend { backend, spread: DOWN_SPREAD });
         }
-        if self.next_retry.is_some_and(|due| due <= now) {
-            self.next_retry = self.ask_again().then(|| now + resolve::RETRY_INTERVAL);
+        if self.discovery.next_deadline().is_some_and(|due| due <= now) {
+            self.discovery.ask(now, &self.inbox.teller);
         }
         if self.next_tidy.is_some_and(|due| due <= now) {
             let is_tidy = self.identities.forget(&self.wanted.in_use());
@@ -266,24 +272,8 @@ impl Supervisor {
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
         let leaving = self.leaving.as_ref().map(|leaving| leaving.next_look);
         let ejected = self.observers.next_deadline();
-        [self.next_rise, self.next_tidy, self.next_retry, ejected, closes, watchdog, leaving]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Asks for names without an address once more, without waiting for the answer. False when there are none.
-    fn ask_again(&self) -> bool {
-        let missing = self.names.missing(&self.wanted.config);
-        let is_needed = !missing.is_empty();
-        if is_needed {
-            let answered = self.inbox.answered.clone();
-            tokio::spawn(async move {
-                // The supervisor may have ended meanwhile.
-                let _ = answered.send(resolve::ask(missing).await).await;
-            });
-        }
-        is_needed
+        let asked = self.discovery.next_deadline();
+        [self.next_rise, self.next_tidy, asked, ejected, closes, watchdog, leaving].into_iter().flatten().min()
     }
 
     fn sign_of_life(&mut self, now: Instant) {
@@ -364,6 +354,7 @@ impl Supervisor {
     fn scene(&self) -> Scene<'_> {
         Scene {
             wanted: &self.wanted,
+            discovery: &self.discovery,
             listeners: &self.listeners,
             threads: self.engines.running(&self.counts),
             workers: self.engines.workers.count(),

@@ -142,8 +142,8 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use super::super::discovery::Discovery;
     use super::super::identities::Identities;
-    use super::super::resolve::Names;
     use super::super::wall_clock;
     use super::*;
     use crate::config::sample;
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn only_a_verdict_that_changes_what_a_backend_counts_as_asks_for_a_snapshot() {
         let config = Arc::new(sample::config());
-        let mut wanted = Wanted::build(config, None, &Names::default(), &mut Identities::new(1), wall_clock());
+        let mut wanted = Wanted::build(config, None, &Discovery::default(), &mut Identities::new(1), wall_clock());
         let id = wanted.pools[0].backends[0].id().expect("an address");
         let (mut observers, _) = Observers::new();
         let mut hear = |up| {

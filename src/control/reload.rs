@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::desk::Refusal;
 use super::listeners::{Order, Site};
 use super::wanted::{Place, Wanted};
-use super::{Supervisor, TIDY_INTERVAL, capacity, log, notify, now, resolve, udp, wall_clock};
+use super::{Supervisor, TIDY_INTERVAL, capacity, discovery, log, notify, now, udp, wall_clock};
 use crate::api;
 use crate::config::{self, Config, Drain, Endpoint};
 use crate::engine::{Command, Scope};
@@ -49,11 +49,18 @@ impl Supervisor {
         let mut config = read.config;
         let cut = capacity::fit_flows(&mut config, self.fds_limit, self.engines.workers.count());
         let config = Arc::new(config);
-        let known: HashSet<resolve::Name> = self.names.missing(&self.wanted.config).into_iter().collect();
-        let fresh = self.names.missing(&config).into_iter().filter(|name| !known.contains(name));
-        let answers = resolve::ask(fresh.collect()).await;
-        let bound = self.listeners.bind(&config).map_err(|error| Refusal::Failed(error.to_string()))?;
-        self.names.learn(answers);
+        let (teller, news) = (&self.inbox.teller, &mut self.inbox.news);
+        self.discovery.wait(&config, discovery::RELOAD_PATIENCE, (teller, news)).await;
+        let bound = match self.listeners.bind(&config) {
+            Ok(bound) => bound,
+            Err(error) => {
+                // What was heard while waiting holds for the old file too.
+                self.discovery.settle(&self.wanted.config, wall_clock());
+                self.rebuild(self.wanted.config.clone());
+                self.refresh(now());
+                return Err(Refusal::Failed(error.to_string()));
+            }
+        };
 
         let diff = config::diff(&self.wanted.config, &config);
         let mut warnings: Vec<String> = read.warnings.iter().map(|warning| warning.render(false)).collect();
@@ -100,11 +107,12 @@ impl Supervisor {
 
     /// Makes `config` what is wanted, and lets the backends go that it does not have. Returns what was wanted before.
     pub(super) fn rebuild(&mut self, config: Arc<Config>) -> Wanted {
-        let next = Wanted::build(config.clone(), Some(&self.wanted), &self.names, &mut self.identities, wall_clock());
+        let (discovery, identities) = (&mut self.discovery, &mut self.identities);
+        let next = Wanted::build(config.clone(), Some(&self.wanted), discovery, identities, wall_clock());
         let before = std::mem::replace(&mut self.wanted, next);
-        self.names.forget(&config);
+        discovery.follow(&config, now());
+        discovery.forget(&config);
         self.next_tidy = Some(now() + TIDY_INTERVAL);
-        self.next_retry = self.names.missing(&config).first().map(|_| now() + resolve::RETRY_INTERVAL);
         self.observers.set(&mut self.wanted);
         let Drain { deadline, spread } = config.process.drain;
         for gone in gone(&before, &self.wanted) {

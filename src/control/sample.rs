@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::discovery::Discovery;
 use super::identities::Identities;
 use super::listeners::Listeners;
 use super::now;
-use super::resolve::Names;
 use super::status::Scene;
 use super::wanted::Wanted;
 use crate::access::Journal;
@@ -17,14 +17,16 @@ use crate::sys::datagram::Offload;
 /// Shows the scene after a change: listeners "web" and, for datagrams, "dns"; pool "app" with "a" and "b".
 pub fn show<T>(change: impl FnOnce(&mut Wanted, &WorkersStats), tell: impl FnOnce(&Scene<'_>) -> T) -> T {
     let mut config = sample::config();
+    Arc::make_mut(&mut config.pools[0]).discover = sample::discover();
     config.listeners.push(Arc::new(sample::udp_listener("dns")));
     let at = SystemTime::UNIX_EPOCH;
-    let mut wanted = Wanted::build(Arc::new(config), None, &Names::default(), &mut Identities::new(2), at);
+    let mut wanted = Wanted::build(Arc::new(config), None, &Discovery::default(), &mut Identities::new(2), at);
     let workers = crate::stats::workers(2);
     change(&mut wanted, &workers);
     let now = now();
     tell(&Scene {
         wanted: &wanted,
+        discovery: &Discovery::default(),
         listeners: &Listeners::new(2, Offload::NONE),
         threads: &workers,
         workers: 2,

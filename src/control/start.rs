@@ -11,16 +11,16 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::desk::{Desk, Request};
+use super::discovery::{self, Discovery};
 use super::engines::Engines;
 use super::identities::Identities;
 use super::leave::Signals;
 use super::listeners::{Bound, Listeners};
 use super::observe::Observers;
-use super::resolve::Names;
 use super::source::Source;
 use super::wanted::{Place, Wanted};
 use super::{Failure, Inbox, Supervisor, TIDY_INTERVAL, Watchdog, admin, capacity, http, log, notify, now, publish};
-use super::{resolve, udp, wall_clock};
+use super::{udp, wall_clock};
 use crate::access::Journal;
 use crate::config::{Access, Config};
 use crate::engine::{Note, Notes};
@@ -31,8 +31,6 @@ use crate::worker;
 
 /// Notes of workers that wait for the supervisor; what comes beyond is lost, which costs a hint at most.
 const NOTES_MAX: usize = 1024;
-/// Answers of the resolver that wait.
-const ANSWERS_MAX: usize = 4;
 /// Assumed where the system does not tell its limit.
 const FDS_FALLBACK: u64 = 1024;
 
@@ -50,10 +48,13 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
     let config = Arc::new(config);
     let offload = Offload::probe();
 
-    let Claimed { admin, metrics, names, mut listeners, bound } = claim(&config, workers, offload).await?;
+    let Claimed { admin, metrics, mut listeners, bound } = claim(&config, workers, offload).await?;
+    let (teller, mut news) = mpsc::channel(discovery::NEWS_MAX);
+    let mut discovery = Discovery::default();
+    discovery.wait(&config, discovery::START_PATIENCE, (&teller, &mut news)).await;
     let threads = workers + gateway::threads_beside(workers);
     let mut identities = Identities::new(threads);
-    let mut wanted = Wanted::build(config.clone(), None, &names, &mut identities, wall_clock());
+    let mut wanted = Wanted::build(config.clone(), None, &discovery, &mut identities, wall_clock());
     let max_connections = capacity::max_connections(&config, fds_limit, workers);
     log_start(&wanted, workers, max_connections, fds_limit);
     log_limits(&config, shortage, cut, &bound, offload);
@@ -68,16 +69,14 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
 
     let (mut observers, verdicts) = Observers::new();
     observers.set(&mut wanted);
-    let (answered, answers) = mpsc::channel(ANSWERS_MAX);
     let now = now();
-    let next_retry = names.missing(&config).first().map(|_| now + resolve::RETRY_INTERVAL);
     let orders = listeners
         .keep(bound, |name| wanted.listener_id(name))
         .map_err(|error| Failure::System { what: "the listeners' sockets", error })?;
     let mut supervisor = Supervisor {
         source,
         wanted,
-        names,
+        discovery,
         identities,
         listeners,
         observers,
@@ -88,11 +87,10 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
         access_log,
         _admin: serve(admin, metrics, &desk),
         signals,
-        inbox: Inbox { verdicts, notes: noted, answers, answered },
+        inbox: Inbox { verdicts, notes: noted, news, teller },
         closes: BTreeMap::new(),
         next_rise: None,
         next_tidy: Some(now + TIDY_INTERVAL),
-        next_retry,
         watchdog: watchdog(now),
         leaving: None,
         max_connections,
@@ -112,11 +110,10 @@ fn watchdog(now: Instant) -> Option<Watchdog> {
     notify::watchdog_interval().map(|interval| Watchdog { interval, next: now, pulse: notify::Pulse::default() })
 }
 
-/// What only one process can have, and the names, which take time.
+/// What only one process can have.
 struct Claimed {
     admin: Option<(tokio::net::UnixListener, admin::SocketFile)>,
     metrics: Option<tokio::net::TcpListener>,
-    names: Names,
     listeners: Listeners,
     bound: Bound,
 }
@@ -129,11 +126,9 @@ async fn claim(config: &Config, workers: usize, offload: Offload) -> Result<Clai
         None => None,
     };
     let metrics = bind_metrics(config).await?;
-    let mut names = Names::default();
-    names.learn(resolve::ask(names.missing(config)).await);
     let listeners = Listeners::new(workers, offload);
     let bound = listeners.bind(config)?;
-    Ok(Claimed { admin, metrics, names, listeners, bound })
+    Ok(Claimed { admin, metrics, listeners, bound })
 }
 
 fn options(config: &Config, fds: u64, workers: usize, offload: Offload) -> worker::Options {
@@ -214,6 +209,12 @@ fn log_start(wanted: &Wanted, workers: usize, max_connections: u32, fds_limit: u
         "evener starts"
     );
     for pool in &wanted.pools {
+        if pool.backends.is_empty() {
+            tracing::warn!(
+                pool = pool.config.name,
+                "no backend has been discovered yet: there is nobody to serve its clients"
+            );
+        }
         for backend in &pool.backends {
             if let Place::Unresolved(why) = &backend.place {
                 tracing::warn!(pool = pool.config.name, backend = backend.name, why, "backend lost");

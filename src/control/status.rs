@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
 
 use super::capacity;
+use super::discovery::{Discovery, Report};
 use super::listeners::Listeners;
 use super::notify::carried;
 use super::publish;
@@ -23,6 +24,8 @@ const FLOW_REFUSALS: [DropReason; 3] = [DropReason::Denied, DropReason::Limited,
 pub struct Scene<'a> {
     /// File, overrides and observations.
     pub wanted: &'a Wanted,
+    /// Where backends come from.
+    pub discovery: &'a Discovery,
     /// The sockets.
     pub listeners: &'a Listeners,
     /// The counts of all threads that carry traffic.
@@ -126,6 +129,7 @@ impl Scene<'_> {
             },
             queue: api::Queue { length: pool.stats.queue.len(), max: pool.config.queue.max },
             panic,
+            discovery: self.discovery.reports(&pool.config).into_iter().map(discovery).collect(),
             backends: pool.backends.iter().map(|backend| self.backend(pool, backend, panic)).collect(),
         }
     }
@@ -142,6 +146,7 @@ impl Scene<'_> {
         api::Backend {
             name: backend.name.clone(),
             address: address(backend),
+            origin: backend.origin,
             state,
             why: backend.why(&pool.config),
             since: rfc3339(backend.told.since),
@@ -162,6 +167,20 @@ impl Scene<'_> {
             bytes_in: sum(|cell| cell.bytes_in.read()),
             bytes_out: sum(|cell| cell.bytes_out.read()),
         }
+    }
+}
+
+fn discovery(report: Report) -> api::Discovery {
+    let Report { origin, name, backends, track } = report;
+    api::Discovery {
+        origin,
+        name,
+        backends,
+        ok: !track.fails,
+        updates: track.updates,
+        failures: track.failures,
+        last_success: track.success.map(rfc3339),
+        last_error: track.error.map(|(why, at)| api::DiscoveryError { why, at: rfc3339(at) }),
     }
 }
 

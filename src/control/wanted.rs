@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::discovery::{Candidate, Discovery};
 use super::identities::{Identities, InUse};
-use super::resolve::Names;
-use crate::api::{OperatorState, State};
-use crate::config::{self, Address, Balance, Check, Config, Endpoint, OnDown, Protocol};
+use crate::api::{OperatorState, Origin, State};
+use crate::config::{self, Balance, Check, Config, OnDown, Protocol};
 use crate::id::{BackendId, ListenerId};
 use crate::snapshot;
 use crate::stats::{Histogram, LATENCY_BOUNDS_US, ListenerStats, PoolStats};
@@ -44,7 +44,7 @@ pub struct Pool {
     pub stats: Arc<PoolStats>,
     /// How backends are spoken to.
     pub tls: Option<Arc<ToBackends>>,
-    /// In the order of the file; a host name with several addresses is several backends.
+    /// In the order of the file, those that were discovered behind; a host name with several addresses is several.
     pub backends: Vec<Backend>,
 }
 
@@ -53,8 +53,10 @@ pub struct Pool {
 pub struct Backend {
     /// As it is shown: the file's name, or `name@address` where a host name has several.
     pub name: String,
-    /// What the file says.
+    /// What the file says, or what would stand there.
     pub file: Arc<config::Backend>,
+    /// Who told of it.
+    pub origin: Origin,
     /// Where it is.
     pub place: Place,
     /// What an operator overrode.
@@ -158,7 +160,7 @@ impl Wanted {
     pub fn build(
         config: Arc<Config>,
         before: Option<&Self>,
-        names: &Names,
+        discovery: &Discovery,
         identities: &mut Identities,
         now: SystemTime,
     ) -> Self {
@@ -171,8 +173,8 @@ impl Wanted {
         let pools = config.pools.iter().map(|pool| {
             let old = before.and_then(|before| before.pools.iter().find(|old| old.config.name == pool.name));
             let stats = identities.pool(&pool.name);
-            let places = pool.backends.iter().flat_map(|file| places(&pool.name, file, names, identities));
-            let backends = places.map(|(name, file, place)| Backend::new(pool, name, file, place, old, now)).collect();
+            let all = discovery.backends(pool).into_iter();
+            let backends = all.map(|candidate| Backend::new(pool, candidate, identities, old, now)).collect();
             Pool { config: pool.clone(), stats, tls: to_backends(pool, old), backends }
         });
         let pools = pools.collect();
@@ -262,12 +264,13 @@ impl Pool {
 impl Backend {
     fn new(
         pool: &config::Pool,
-        name: String,
-        file: Arc<config::Backend>,
-        place: Place,
+        candidate: Candidate,
+        identities: &mut Identities,
         old: Option<&Pool>,
         now: SystemTime,
     ) -> Self {
+        let place = Place::of(&pool.name, &candidate, identities);
+        let Candidate { name, file, origin, .. } = candidate;
         let id = place.id();
         let same = |other: &&Self| if id.is_some() { other.id() == id } else { other.name == name };
         let old_backends = || old.into_iter().flat_map(|old| &old.backends);
@@ -283,7 +286,7 @@ impl Backend {
         }
         let observed = same.map(|same| same.observed.clone()).unwrap_or_default();
         let told = Told { state: State::Up, since: now, served: false, down: false, rising: None };
-        let mut backend = Self { name, file, place, operator, observed, told };
+        let mut backend = Self { name, file, origin, place, operator, observed, told };
         match kin {
             // An address that replaces another is told as a change of state of the same backend.
             Some(kin) if same.is_some() || kin.id().is_none() => backend.told = kin.told.clone(),
@@ -381,41 +384,26 @@ pub struct Change {
 }
 
 impl Place {
+    /// An address of a host name is the same backend whether the name has others beside it or not.
+    fn of(pool: &str, candidate: &Candidate, identities: &mut Identities) -> Self {
+        let Candidate { name, file, place, .. } = candidate;
+        let endpoint = match place {
+            Ok(endpoint) => endpoint.clone(),
+            Err(why) => return Self::Unresolved(why.clone()),
+        };
+        let stats = identities.backend(pool, &file.name, name, &endpoint);
+        let mut named = file.clone();
+        if *name != file.name {
+            Arc::make_mut(&mut named).name.clone_from(name);
+        }
+        Self::Known(Arc::new(snapshot::Backend::new(stats.id, named, endpoint, stats)))
+    }
+
     fn id(&self) -> Option<BackendId> {
         match self {
             Self::Known(backend) => Some(backend.id),
             Self::Unresolved(_) => None,
         }
-    }
-}
-
-/// The places of a backend of the file: one, but for a host name with several addresses.
-fn places(
-    pool: &str,
-    file: &Arc<config::Backend>,
-    names: &Names,
-    identities: &mut Identities,
-) -> Vec<(String, Arc<config::Backend>, Place)> {
-    let mut known = |name: String, endpoint: Endpoint| {
-        let stats = identities.backend(pool, &name, &endpoint);
-        let named = if name == file.name {
-            file.clone()
-        } else {
-            Arc::new(config::Backend { name: name.clone(), ..config::Backend::clone(file) })
-        };
-        (name, file.clone(), Place::Known(Arc::new(snapshot::Backend::new(stats.id, named, endpoint, stats))))
-    };
-    match &file.address {
-        Address::Ip(address) => vec![known(file.name.clone(), Endpoint::Ip(*address))],
-        Address::Unix(path) => vec![known(file.name.clone(), Endpoint::Unix(path.clone()))],
-        Address::Host { name, port } => match names.addresses(name, *port) {
-            Ok([address]) => vec![known(file.name.clone(), Endpoint::Ip(*address))],
-            Ok(addresses) => addresses
-                .iter()
-                .map(|address| known(format!("{}@{}", file.name, address.ip()), Endpoint::Ip(*address)))
-                .collect(),
-            Err(why) => vec![(file.name.clone(), file.clone(), Place::Unresolved(why.to_owned()))],
-        },
     }
 }
 

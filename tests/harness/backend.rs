@@ -65,8 +65,13 @@ impl Backend {
 
     /// Tells its name in a line, then echoes.
     pub fn named(name: &str) -> Self {
+        Self::named_at("127.0.0.1:0", name)
+    }
+
+    /// The same at this address.
+    pub fn named_at(address: &str, name: &str) -> Self {
         let line = format!("{name}\n");
-        Self::on("127.0.0.1:0", name, move |stream, shared| {
+        Self::on(address, name, move |stream, shared| {
             write_all(stream, line.as_bytes())?;
             echo(stream, shared)
         })

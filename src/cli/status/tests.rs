@@ -2,14 +2,15 @@
 
 use super::*;
 use crate::api::{
-    BackendConnections, BackendFile, Datagrams, Health, LastCheck, ListenerConnections, Observed, OperatorState,
-    Override, PoolConnections, Process, Queue, Reload,
+    BackendConnections, BackendFile, Datagrams, DiscoveryError, Health, LastCheck, ListenerConnections, Observed,
+    OperatorState, Origin, Override, PoolConnections, Process, Queue, Reload,
 };
 
 fn backend(name: &str, state: State, why: &str) -> Backend {
     Backend {
         name: name.into(),
         address: "10.0.0.11:5432".into(),
+        origin: Origin::Config,
         state,
         why: why.into(),
         since: "2026-01-01T00:00:00Z".into(),
@@ -61,6 +62,7 @@ fn sample(backends: Vec<Backend>) -> Status {
             connections: PoolConnections { active: 12, no_backend: 0 },
             queue: Queue { length: 0, max: 0 },
             panic: false,
+            discovery: vec![],
             backends,
         }],
     }
@@ -138,4 +140,28 @@ fn sizes_and_ages_keep_their_width() {
     let ages = [0, 59, 61, 3600, 86_400 * 400].map(|seconds| age(Duration::from_secs(seconds)));
     assert_eq!(ages, ["0s", "59s", "1m01s", "1h00m", "400d00h"]);
     assert_eq!(since("yesterday", at()), "?");
+}
+
+#[test]
+fn where_backends_come_from_is_said_below_their_pool_and_what_fails_there_above_all() {
+    let mut status = sample(vec![]);
+    let source = |name: &str, ok, last_success: Option<&str>| Discovery {
+        origin: Origin::Dns,
+        name: name.into(),
+        backends: 3,
+        ok,
+        updates: 1,
+        failures: 0,
+        last_success: last_success.map(str::to_owned),
+        last_error: Some(DiscoveryError {
+            why: "the resolver says \x1bSERVFAIL".into(),
+            at: "2026-01-01T00:01:00Z".into(),
+        }),
+    };
+    let (good, bad) = (source("a.test:80", true, Some("2026-01-01T00:02:00Z")), source("b.test", false, None));
+    status.pools[0].discovery = vec![good, bad];
+    let text = whole(&status, at(), Paper { coloured: false, width: None });
+    assert!(text.contains("\n! pool pg: dns b.test failed 1m05s ago: the resolver says ?SERVFAIL\n"), "{text}");
+    assert!(text.contains("\ndns a.test:80: 3 backends, asked 5s ago\n"), "{text}");
+    assert!(text.contains("\ndns b.test: 3 backends, never answered\n"), "{text}");
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use crate::config::error::{Finding, Span};
 use crate::config::raw::{Reader, quoted};
 use crate::config::words::nearest;
-use crate::config::{Bind, Check, Pool, Protocol, SendProxy, Step};
+use crate::config::{Bind, Check, Discover, Origin, Pool, Protocol, SendProxy, Step};
 
 use super::{PlacedPool, Used, listener, pool};
 
@@ -187,6 +187,10 @@ fn fit_to_udp_alone(r: &mut Reader, pool: &mut pool::Placed) {
 
 fn warn_of_idle_queue(r: &mut Reader, pool: &pool::Placed) {
     let has_limit = pool.pool.backends.iter().any(|backend| backend.max_connections.is_some());
+    // A file of backends may say more than this one.
+    let may_have =
+        |discover: &Discover| discover.max_connections.is_some() || matches!(discover.origin, Origin::File(_));
+    let has_limit = has_limit || pool.pool.discover.as_ref().is_some_and(may_have);
     if let (Some(span), true) = (&pool.queue, pool.pool.queue.max > 0 && !has_limit) {
         let finding = Finding::warning(span.clone(), "nobody will ever wait in this queue")
             .label("no backend has a limit")

@@ -2,6 +2,7 @@
 //! must agree between tables. Whatever is wrong is noted, and the reading goes on.
 
 mod agree;
+mod discover;
 mod health;
 #[cfg(feature = "gateway")]
 mod http;
@@ -25,7 +26,8 @@ use super::raw::{FILE, Fault, Item, Reader, fault, mismatch, quoted, whole};
 use super::units::{parse_duration, parse_percent};
 use super::{Bind, Config, Percent};
 
-pub(super) use pool::{CONNECT, QUEUE, WEIGHT};
+pub(super) use pool::{BACKENDS_MAX, CONNECT, QUEUE, backend_name};
+pub use pool::{TIER_MAX, WEIGHT, WEIGHT_MAX};
 
 /// Listeners in one file.
 pub const LISTENERS_MAX: usize = 4_096;

@@ -14,17 +14,18 @@ use crate::config::units::parse_duration;
 use crate::config::words::{BALANCE, SEND_PROXY};
 use crate::config::{Address, Backend, Balance, Check, Connect, OnDown, Passive, Percent, Pool, Queue, SendProxy};
 
-use super::{count, duration, health, http, limit, never, percent, positive, tls};
+use super::{count, discover, duration, health, http, limit, never, percent, positive, tls};
 
 /// Backends in one pool.
-const BACKENDS_MAX: usize = 16_384;
+pub(in crate::config) const BACKENDS_MAX: usize = 16_384;
 /// A backend's name, in bytes.
 const BACKEND_NAME_BYTES_MAX: usize = 255;
-const WEIGHT_MAX: u32 = 65_535;
+/// The largest weight.
+pub const WEIGHT_MAX: u32 = 65_535;
 /// Where MySQL and MariaDB listen unless told otherwise.
 const MYSQL_PORT: u16 = 3306;
 /// Tiers are few: each is a set of its own.
-const TIER_MAX: u32 = 255;
+pub const TIER_MAX: u32 = 255;
 /// More attempts only prolong what will fail.
 const ATTEMPTS_MAX: u32 = 100;
 /// Failures that the window of a backend can hold.
@@ -33,7 +34,7 @@ const FAILURES_MAX: u32 = 1_000_000;
 const QUEUE_MAX: u32 = 1_000_000;
 
 /// So that a weight of 50 means half of what the others take.
-pub(in crate::config) const WEIGHT: u32 = 100;
+pub const WEIGHT: u32 = 100;
 pub(in crate::config) const CONNECT: Connect = Connect {
     timeout: Duration::from_secs(3),
     attempts: NonZeroU32::new(3).expect("it is not 0"),
@@ -55,6 +56,8 @@ const HINTS: &[(&str, &str)] = &[
     ("nodes", "did you mean `backends`?"),
     ("upstreams", "did you mean `backends`?"),
     ("members", "did you mean `backends`?"),
+    ("dns", "write `discover = { dns = \"web.internal:80\" }`"),
+    ("file", "write `discover = { file = \"/run/web.backends\" }`"),
     ("check", "did you mean `health`?"),
     ("algorithm", "did you mean `balance`?"),
     ("timeout", "the time to connect is `connect = { timeout = \"3s\" }`; `idle_timeout` belongs to the listener"),
@@ -88,6 +91,7 @@ pub(super) struct Placed {
 
 pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
     r.hints(HINTS);
+    let discover = discover::read(r);
     let backends = backends(r);
     let tls = tls::pool(r, &backends);
     let mut failures = Vec::new();
@@ -119,6 +123,7 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
         tls,
         http: http::pool(r, failures),
         backends: backends.iter().map(|(backend, _)| Arc::clone(backend)).collect(),
+        discover,
     };
     compare_backends(r, &backends);
     compare_families(r, &pool, &backends);
@@ -147,8 +152,11 @@ pub(super) fn read(r: &mut Reader, name: &str) -> Placed {
 type PlacedBackend = (Arc<Backend>, Span);
 
 fn backends(r: &mut Reader) -> Vec<PlacedBackend> {
+    let discovers = r.has("discover");
     let Some(item) = r.take("backends") else {
-        r.missing("backends", BACKENDS_EXAMPLE);
+        if !discovers {
+            r.missing("backends", BACKENDS_EXAMPLE);
+        }
         return Vec::new();
     };
     if item.get_ref().as_array().is_some_and(|list| list.is_empty()) {
@@ -158,8 +166,8 @@ fn backends(r: &mut Reader) -> Vec<PlacedBackend> {
     let items = r.elements("backends", item, BACKENDS_MAX);
     let backends: Vec<_> = items.iter().filter_map(|item| backend(r, item)).collect();
     // A backend that could not be read may have the one weight that is not 0.
-    if !backends.is_empty() && backends.len() == items.len() && backends.iter().all(|(backend, _)| backend.weight == 0)
-    {
+    let is_sound = !backends.is_empty() && backends.len() == items.len();
+    if is_sound && !discovers && backends.iter().all(|(backend, _)| backend.weight == 0) {
         let finding = Finding::error(item.span(), "every backend has weight 0")
             .label("no client could be served")
             .help("give at least one backend a weight of 1 or more");
@@ -178,7 +186,7 @@ fn backend<'t>(r: &mut Reader<'t, '_>, item: &'t Item<'t>) -> Option<PlacedBacke
                 ("port", "write host and port as one: `address = \"10.0.0.11:5432\"`"),
             ]);
             let address = r.required("address", read_address, "address = \"10.0.0.11:5432\"");
-            let name = r.optional("name", backend_name);
+            let name = r.optional("name", |value| backend_name(text(value)?));
             let weight = r.or("weight", |value| whole(value, 0, WEIGHT_MAX), WEIGHT);
             let tier = r.or("tier", |value| whole(value, 0, TIER_MAX), 0);
             let max_connections = r.or("max_connections", limit, None);
@@ -198,8 +206,8 @@ fn backend<'t>(r: &mut Reader<'t, '_>, item: &'t Item<'t>) -> Option<PlacedBacke
     Some((Arc::new(backend?), item.span()))
 }
 
-fn backend_name(value: &DeValue) -> Result<String, Fault> {
-    let name = text(value)?;
+/// A name that the command line can say, and that metrics can have as a label.
+pub(in crate::config) fn backend_name(name: &str) -> Result<String, Fault> {
     let wrong = |what: &str, help: &str| Err(fault(what, "not a name").help(help));
     if name.trim().is_empty() || name.trim() != name {
         return wrong("a name has neither nothing nor spaces at its ends", "leave `name` out to use the address");

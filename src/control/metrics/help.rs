@@ -1,7 +1,7 @@
 //! What each metric means, as a scrape says it.
 
 /// What each name means.
-pub const HELP: [(&str, &str); 42] = [
+pub const HELP: [(&str, &str); 46] = [
     ("evener_build_info", "Always 1; the version is the label."),
     ("evener_snapshot_generation", "Number of the configuration snapshot that the workers act on."),
     ("evener_config_last_reload_success", "1 when the file was taken over the last time it was read."),
@@ -23,6 +23,13 @@ pub const HELP: [(&str, &str); 42] = [
     ("evener_pool_connections_active", "Connections and flows to the pool's backends now."),
     ("evener_pool_queue_length", "Connections that wait for a backend."),
     ("evener_pool_no_backend_total", "Connections and flows for which no backend could be chosen."),
+    ("evener_discovery_updates_total", "How often names, SRV records or a file of backends said something new."),
+    ("evener_discovery_failures_total", "Failed attempts to ask for a name or to read a file of backends."),
+    (
+        "evener_discovery_failing",
+        "Names or files whose last attempt failed, or was not believed; what was known stays.",
+    ),
+    ("evener_discovery_last_success_timestamp_seconds", "The last good attempt; of several the oldest, 0 = never."),
     ("evener_backend_up", "1 while the backend may take clients: neither down, ejected, taken out nor unresolved."),
     ("evener_backend_weight", "The weight that counts now; 0 = no new clients."),
     ("evener_backend_connections_active", "Connections and flows now, connections being connected included."),

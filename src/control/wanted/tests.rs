@@ -1,15 +1,17 @@
 //! Tests: the three layers, and what becomes of them.
 
+use super::super::discovery::tests::{addresses, fails};
 use super::super::{now, publish, wall_clock};
 use super::*;
+use crate::config::Address;
 use crate::config::sample::{self, config};
 
-fn build(config: &Config, before: Option<&Wanted>, names: &Names, identities: &mut Identities) -> Wanted {
-    Wanted::build(Arc::new(config.clone()), before, names, identities, wall_clock())
+fn build(config: &Config, before: Option<&Wanted>, discovery: &Discovery, identities: &mut Identities) -> Wanted {
+    Wanted::build(Arc::new(config.clone()), before, discovery, identities, wall_clock())
 }
 
 fn fresh(config: &Config) -> Wanted {
-    build(config, None, &Names::default(), &mut Identities::new(1))
+    build(config, None, &Discovery::default(), &mut Identities::new(1))
 }
 
 fn only(config: config::Pool) -> Config {
@@ -73,7 +75,7 @@ fn before_the_first_check_a_backend_is_what_the_file_says() {
 
 #[test]
 fn an_override_of_the_weight_lasts_until_the_file_says_another_one() {
-    let (mut identities, names) = (Identities::new(1), Names::default());
+    let (mut identities, names) = (Identities::new(1), Discovery::default());
     let mut file = config();
     let mut first = build(&file, None, &names, &mut identities);
     first.pools[0].backends[0].operator = Override { state: Some(OperatorState::Drain), weight: Some(7) };
@@ -96,7 +98,7 @@ fn an_override_of_the_weight_lasts_until_the_file_says_another_one() {
 
 #[test]
 fn a_backend_at_another_place_is_not_what_was_observed_at_the_first() {
-    let (mut identities, names) = (Identities::new(1), Names::default());
+    let (mut identities, names) = (Identities::new(1), Discovery::default());
     let mut file = config();
     let mut first = build(&file, None, &names, &mut identities);
     first.pools[0].backends[0].observed.up = Some(false);
@@ -110,27 +112,32 @@ fn a_backend_at_another_place_is_not_what_was_observed_at_the_first() {
 
 #[test]
 fn a_host_name_is_a_backend_an_address_once_it_is_resolved_and_keeps_what_an_operator_said() {
-    let (mut identities, mut names) = (Identities::new(1), Names::default());
+    let (mut identities, mut names) = (Identities::new(1), Discovery::default());
     let mut pool = sample::pool();
     pool.backends.truncate(1);
     let host = Arc::make_mut(&mut pool.backends[0]);
     (host.name, host.address) = ("db".into(), Address::Host { name: "db".into(), port: 5432 });
     let file = only(pool);
-    assert_eq!(names.missing(&file), [("db".to_owned(), 5432)]);
-    names.learn(vec![(("db".into(), 5432), Err("no such name".into()))]);
+    fails(&mut names, &file, "db", "no such name");
     let mut wanted = build(&file, None, &names, &mut identities);
     assert_eq!(wanted.pools[0].backends[0].state(&file.pools[0]), State::Unresolved);
     assert_eq!(wanted.pools[0].backends[0].why(&file.pools[0]), "no such name");
     wanted.pools[0].backends[0].operator.weight = Some(5);
 
-    let found = ["10.0.0.1:5432", "10.0.0.2:5432"].map(|text| text.parse().expect("an address"));
-    names.learn(vec![(("db".into(), 5432), Ok(found.to_vec()))]);
+    addresses(&mut names, &file, "db", &["10.0.0.1", "10.0.0.2"]);
     let wanted = build(&file, Some(&wanted), &names, &mut identities);
     assert_eq!(rotation(&wanted, now()), [("db@10.0.0.1".to_owned(), 5), ("db@10.0.0.2".to_owned(), 5)]);
     let mut wanted = wanted;
     assert_eq!(wanted.pools[0].named("db").count(), 2);
     assert_eq!(wanted.pools[0].named("db@10.0.0.2").count(), 1);
     assert_eq!(wanted.pools[0].named("db@10.0.0.3").count(), 0);
+
+    let second = (wanted.pools[0].backends[1].id(), wanted.pools[0].backends[1].observed.counts.clone());
+    addresses(&mut names, &file, "db", &["10.0.0.2"]);
+    let wanted = build(&file, Some(&wanted), &names, &mut identities);
+    let left = &wanted.pools[0].backends[0];
+    assert_eq!((left.name.as_str(), left.id(), left.operator.weight), ("db", second.0, Some(5)), "the same, alone");
+    assert!(Arc::ptr_eq(&left.observed.counts, &second.1));
 }
 
 #[test]
