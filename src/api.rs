@@ -20,6 +20,9 @@ pub struct Status {
     pub uptime_s: u64,
     /// True once the process is on its way out.
     pub draining: bool,
+    /// How long that may still take; only while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Countdown>,
     /// The process as a whole.
     pub process: Process,
     /// In the order of the file.
@@ -75,8 +78,11 @@ pub struct Listener {
     pub protocol: String,
     /// The pool that serves it; empty with "http", where routes choose.
     pub pool: String,
-    /// "listening" or "draining".
+    /// "listening", "draining" or "drained": nothing is left of what was there, and no client is taken.
     pub state: String,
+    /// How long its connections still have; only while it drains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Countdown>,
     /// Its connections; with "udp" its flows.
     pub connections: ListenerConnections,
     /// Bytes from clients since the start.
@@ -86,6 +92,13 @@ pub struct Listener {
     /// Its datagrams; only with "udp".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udp: Option<Datagrams>,
+}
+
+/// How long a drain may still take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Countdown {
+    /// Seconds until what is left will have been ended, rounded up.
+    pub left_s: u64,
 }
 
 /// A listener's connections or flows.
@@ -280,11 +293,14 @@ pub struct BackendFile {
     pub max_connections: Option<u32>,
 }
 
-/// What an operator overrode.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What an operator overrode; kept as it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
     /// Null = not overridden.
     pub state: Option<OperatorState>,
+    /// Why, in the operator's words; only beside `drain` and `maint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Null = not overridden.
     pub weight: Option<u32>,
 }
@@ -355,13 +371,16 @@ pub struct BackendConnections {
     pub total: u64,
 }
 
-/// `PUT /v1/pools/{pool}/backends/{backend}`: one of the two, or both. Answered with the [`Backend`]s it changed.
+/// `PUT /v1/pools/{pool}/backends/{backend}`: a state, a weight, or both. Answered with the [`Backend`]s it changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
     /// A state, or "auto" to clear what was overridden, the weight too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<ChangeState>,
+    /// Why; with `drain` and `maint` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// A weight, 0..=65535.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
@@ -381,6 +400,57 @@ pub enum ChangeState {
     Auto,
 }
 
+/// `POST /v1/pools/{pool}/backends/{backend}/close`: ends its connections, flows and requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Close {
+    /// They end evenly over this duration, "10s"; null = `process.drain.spread`.
+    #[serde(default)]
+    pub spread: Option<String>,
+}
+
+/// What a [`Close`] is answered with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Closing {
+    /// By when all have ended.
+    pub spread: String,
+    /// Whose: several, where one name of the file has several addresses.
+    pub backends: Vec<ClosingBackend>,
+}
+
+/// A backend whose connections are being ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClosingBackend {
+    /// Its name.
+    pub name: String,
+    /// How many there are.
+    pub connections: u32,
+}
+
+/// `PUT /v1/listeners/{listener}`. Answered with the [`Listener`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerChange {
+    /// What it is to do.
+    pub state: ListenerState,
+    /// With `drain`: a duration as in the file; null = the file's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<String>,
+}
+
+/// What `state` of a [`ListenerChange`] may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerState {
+    /// Takes clients.
+    Ready,
+    /// Takes none, and its connections end.
+    Drain,
+}
+
 /// `POST /v1/reload`, when the file was taken over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reloaded {
@@ -396,9 +466,12 @@ pub struct Reloaded {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drain {
-    /// A duration as in the file, "30s"; null = `process.drain.deadline`.
+    /// A duration as in the file, "30s", for all; null = what the file says of each listener.
     #[serde(default)]
     pub deadline: Option<String>,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<String>,
 }
 
 /// `evener explain --json`: what would become of a request.
@@ -453,6 +526,8 @@ pub struct Error {
     pub error: String,
 }
 
+/// Bytes of an operator's reason.
+pub const REASON_BYTES_MAX: usize = 256;
 /// The largest weight.
 pub const WEIGHT_MAX: u32 = 65_535;
 
@@ -470,7 +545,7 @@ mod tests {
             why: "operator".into(),
             since: "2026-01-01T00:00:00Z".into(),
             file: BackendFile { weight: 100, tier: 0, max_connections: None },
-            operator: Some(Override { state: Some(OperatorState::Drain), weight: None }),
+            operator: Some(Override { state: Some(OperatorState::Drain), ..Override::default() }),
             observed: Observed {
                 health: Health::Up,
                 last_check: Some(LastCheck { ok: true, why: "connected".into(), took_ms: 0.4 }),
@@ -499,6 +574,7 @@ mod tests {
             protocol: "udp".into(),
             pool: "dns".into(),
             state: "listening".into(),
+            drain: None,
             connections: ListenerConnections { active: 3, accepted: 9, refused: 1 },
             bytes_in: 1,
             bytes_out: 2,
@@ -516,7 +592,7 @@ mod tests {
     #[test]
     fn a_change_with_an_unknown_key_or_state_is_refused() {
         let read = |text| serde_json::from_str::<Change>(text);
-        assert_eq!(read(r#"{"weight": 20}"#).expect("valid"), Change { state: None, weight: Some(20) });
+        assert_eq!(read(r#"{"weight": 20}"#).expect("valid"), Change { weight: Some(20), ..Change::default() });
         assert_eq!(read(r#"{"state": "auto"}"#).expect("valid").state, Some(ChangeState::Auto));
         assert!(read(r#"{"wieght": 20}"#).is_err());
         assert!(read(r#"{"state": "off"}"#).is_err());

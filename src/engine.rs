@@ -38,10 +38,12 @@ pub enum Command {
         /// The last part of `deadline`.
         spread: Duration,
     },
-    /// The backend is down: end its connections, evenly over `spread`.
+    /// End the backend's connections, evenly over `spread`.
     CloseBackend {
         /// Whose connections.
         backend: BackendId,
+        /// It is down, or an operator says so.
+        reason: CloseReason,
         /// From now.
         spread: Duration,
     },
@@ -56,7 +58,7 @@ pub enum Command {
 pub enum Scope {
     /// Everybody's: the process goes away.
     All,
-    /// Those of a listener that was removed.
+    /// Those of a listener that was removed or takes no clients.
     Listener(ListenerId),
     /// Those of a backend that was removed.
     Backend(BackendId),
@@ -96,6 +98,14 @@ pub struct Ending {
     pub deadline: Duration,
     /// They end evenly over the last part of the deadline.
     pub spread: Duration,
+}
+
+/// The share by which connections may fall short of `max_age`: those that came together do not go together.
+const AGE_JITTER: f64 = 0.1;
+
+/// The age that one connection may reach.
+pub fn age(max: Duration, rng: &mut fastrand::Rng) -> Duration {
+    max.mul_f64(1.0 - AGE_JITTER * rng.f64())
 }
 
 impl Ending {

@@ -55,6 +55,8 @@ pub enum CloseReason {
     BackendDown,
     /// Ended by an operator, or by a second SIGTERM.
     Killed,
+    /// It was as old as `max_age` allows.
+    MaxAge,
     /// Out of file descriptors or of kernel memory.
     ResourceExhausted,
     /// Out of local ports towards the backends.
@@ -71,7 +73,7 @@ impl CloseReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::ClientClosed,
         Self::BackendClosed,
         Self::ClientReset,
@@ -96,6 +98,7 @@ impl CloseReason {
         Self::Drained,
         Self::BackendDown,
         Self::Killed,
+        Self::MaxAge,
         Self::ResourceExhausted,
         Self::PortExhausted,
         Self::Answered,
@@ -144,6 +147,7 @@ impl CloseReason {
             Self::Drained => ("drained", "KD"),
             Self::BackendDown => ("backend_down", "DD"),
             Self::Killed => ("killed", "KD"),
+            Self::MaxAge => ("max_age", "KD"),
             Self::ResourceExhausted => ("resource_exhausted", "RC"),
             Self::PortExhausted => ("port_exhausted", "RC"),
             Self::Answered => ("answered", "--"),

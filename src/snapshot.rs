@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, Cache};
 
@@ -99,6 +100,8 @@ pub struct Site {
     pub stats: Arc<ListenerStats>,
     /// How clients are spoken to; `None` = in clear.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// It takes no clients, and the last ones of its backlog have ended by then.
+    pub drain: Option<Instant>,
 }
 
 /// A listener with its pools.
@@ -114,6 +117,8 @@ pub struct Listener {
     pub pool: Arc<Pool>,
     /// The pools of `sni`, in the order of their names.
     pub named: Vec<Arc<Pool>>,
+    /// It takes no clients; a socket for datagrams stays open for the flows that there are.
+    pub is_draining: bool,
     /// How clients are spoken to; `None` = as they speak.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }

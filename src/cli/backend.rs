@@ -1,8 +1,10 @@
-//! `evener backend POOL/NAME ready|drain|maint|auto` and `… weight N`: overrides at run time.
+//! `evener backend POOL/NAME ready|drain|maint|auto` and `… weight N`: overrides at run time; `… close`: an end to its
+//! connections.
 
 use std::io::Write;
+use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use super::client::Client;
 use super::table::count;
@@ -28,14 +30,14 @@ pub fn parse(text: &str) -> Result<Which, String> {
 }
 
 /// What is to change.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Word {
     /// Takes clients again, as far as the checks allow
     Ready,
     /// No new clients; those it has stay
-    Drain,
+    Drain(Why),
     /// No new clients, and its checks do not matter; those it has stay
-    Maint,
+    Maint(Why),
     /// As the file says: clears state and weight
     Auto,
     /// This weight instead of the file's; 0 = no new clients
@@ -44,23 +46,50 @@ pub enum Word {
         #[arg(value_parser = clap::value_parser!(u32).range(0..=i64::from(api::WEIGHT_MAX)))]
         weight: u32,
     },
+    /// End its connections, flows and requests now; whether it gets new ones is for the other words
+    Close {
+        /// They end evenly over this time [default: process.drain.spread of the file]
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        spread: Option<Duration>,
+    },
+}
+
+/// A reason for others to read.
+#[derive(Clone, Debug, Args)]
+pub struct Why {
+    /// Why, for those who look at the status or the log: "disk swap, ticket 12"
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 /// Overrides, and shows what came of it.
-pub fn change(client: &Client, which: &Which, word: Word) -> anyhow::Result<()> {
-    let state = |state| api::Change { state: Some(state), weight: None };
+pub fn change(client: &Client, which: &Which, word: &Word) -> anyhow::Result<()> {
+    let state = |state| api::Change { state: Some(state), ..api::Change::default() };
+    let with = |named, why: &Why| api::Change { reason: why.reason.clone(), ..state(named) };
     let change = match word {
         Word::Ready => state(ChangeState::Ready),
-        Word::Drain => state(ChangeState::Drain),
-        Word::Maint => state(ChangeState::Maint),
+        Word::Drain(why) => with(ChangeState::Drain, why),
+        Word::Maint(why) => with(ChangeState::Maint, why),
         Word::Auto => state(ChangeState::Auto),
-        Word::Weight { weight } => api::Change { state: None, weight: Some(weight) },
+        Word::Weight { weight } => api::Change { weight: Some(*weight), ..api::Change::default() },
+        Word::Close { spread } => return close(client, which, *spread),
     };
     let mut stdout = std::io::stdout().lock();
     for backend in client.change(&which.pool, &which.name, &change)? {
         let (pool, name, state, why) = (&which.pool, &backend.name, backend.state.as_str(), &backend.why);
         let (weight, active) = (backend.weight, count(backend.connections.active as usize, "connection"));
         writeln!(stdout, "{pool}/{name}: {state} ({why}), weight {weight}, {active}")?;
+    }
+    Ok(())
+}
+
+fn close(client: &Client, which: &Which, spread: Option<Duration>) -> anyhow::Result<()> {
+    let spread = spread.map(|spread| humantime::format_duration(spread).to_string());
+    let closing = client.close(&which.pool, &which.name, &api::Close { spread })?;
+    let mut stdout = std::io::stdout().lock();
+    for backend in closing.backends {
+        let (pool, name, spread) = (&which.pool, &backend.name, &closing.spread);
+        writeln!(stdout, "{pool}/{name}: {} end within {spread}", count(backend.connections as usize, "connection"))?;
     }
     Ok(())
 }

@@ -63,6 +63,17 @@ impl Client {
         self.ask(Method::PUT, &path, serde_json::to_vec(change)?)
     }
 
+    /// Ends a backend's connections.
+    pub fn close(&self, pool: &str, backend: &str, close: &api::Close) -> anyhow::Result<api::Closing> {
+        let path = format!("/v1/pools/{}/backends/{}/close", encode(pool), encode(backend));
+        self.ask(Method::POST, &path, serde_json::to_vec(close)?)
+    }
+
+    /// Drains a listener, or has it take clients again.
+    pub fn change_listener(&self, name: &str, change: &api::ListenerChange) -> anyhow::Result<api::Listener> {
+        self.ask(Method::PUT, &format!("/v1/listeners/{}", encode(name)), serde_json::to_vec(change)?)
+    }
+
     /// Has the file read again.
     pub fn reload(&self) -> anyhow::Result<api::Reloaded> {
         self.ask(Method::POST, "/v1/reload", Vec::new())

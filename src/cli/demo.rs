@@ -18,6 +18,7 @@ use self::screen::Screen;
 use crate::api::{self, State, Status};
 use crate::config;
 use crate::control::desk::{Desk, Request};
+use crate::control::inherited::Inherited;
 use crate::control::source::Source;
 use crate::control::{self, Failure};
 
@@ -106,9 +107,10 @@ impl Balancer {
         let (desk, requests) = Desk::open();
         let (end, ended) = channel();
         let asking = desk.clone();
+        let source = Source::Memory(Box::new(loaded.config));
         let thread = std::thread::Builder::new().name("balancer".to_owned()).spawn(move || {
             // Nobody listens any more when the demo is over already.
-            let _ = end.send(control::run(Source::Memory(Box::new(loaded.config)), (desk, requests)));
+            let _ = end.send(control::run(source, Inherited::default(), (desk, requests)));
         })?;
         Ok(Self { desk: asking, ended, thread })
     }

@@ -74,7 +74,7 @@ enum Verb {
         #[arg(long, conflicts_with = "json")]
         ready: bool,
     },
-    /// Override a backend's state or weight until `auto`
+    /// Override a backend's state or weight until `auto`, or end its connections
     Backend {
         /// Which one, as `status` shows it
         #[arg(value_name = "POOL/NAME", value_parser = backend::parse)]
@@ -84,11 +84,21 @@ enum Verb {
     },
     /// Make the running process read its file again, and say what came of it
     Reload,
-    /// Take no new clients, let connections and flows finish, end the process
+    /// Take no new clients, let connections and flows finish, end the process; or the same for one listener, until `ready`
     Drain {
-        /// The longest that they may take [default: process.drain.deadline of the file]
+        /// Only this listener: its sockets are closed, the process goes on
+        listener: Option<String>,
+        /// The longest that they may take [default: as the file says]
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         deadline: Option<Duration>,
+        /// What is left is ended evenly over this last part of the deadline [default: as the file says]
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        spread: Option<Duration>,
+    },
+    /// Have a drained listener take clients again
+    Ready {
+        /// Which one
+        listener: String,
     },
     /// Look at this host: what is in the way of the file, and what to type
     Doctor {
@@ -143,9 +153,10 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
         Verb::Check { print } => check::check(&arguments.config, *print),
         Verb::Status { pool, ready: true, .. } => ready::ready(&client()?, pool.as_deref()),
         Verb::Status { pool, json, .. } => status::status(&client()?, pool.as_deref(), *json),
-        Verb::Backend { which, change } => backend::change(&client()?, which, *change),
+        Verb::Backend { which, change } => backend::change(&client()?, which, change),
         Verb::Reload => reload::reload(&client()?),
-        Verb::Drain { deadline } => drain::drain(&client()?, *deadline),
+        Verb::Drain { listener, deadline, spread } => drain::drain(&client()?, listener.as_deref(), *deadline, *spread),
+        Verb::Ready { listener } => drain::ready(&client()?, listener),
         Verb::Doctor { json } => doctor::doctor(&arguments.config, arguments.admin.as_deref(), *json),
         Verb::Explain(question) => explain::explain(&arguments.config, question),
         Verb::Schema => schema::schema(),

@@ -60,7 +60,24 @@ fn verdict(status: &Status, now: SystemTime, paper: Paper) -> String {
         let _ = writeln!(out, "{}", look.paint(&text, paper.coloured));
     };
     if status.draining {
-        say(Look::Notable, "! draining: no new clients, the process ends".to_owned());
+        let left = status.drain.map_or(0, |drain| drain.left_s);
+        let (connections, flows) = (status.process.connections, status.process.flows);
+        let flows = if flows > 0 { format!(", {}", count(flows as usize, "flow")) } else { String::new() };
+        let connections = count(connections as usize, "connection");
+        say(
+            Look::Notable,
+            format!("! draining, {connections}{flows}, {left} s left: no new clients, the process ends"),
+        );
+    }
+    for listener in status.listeners.iter().filter(|listener| listener.state != "listening" && !status.draining) {
+        let (name, state) = (&listener.name, &listener.state);
+        let what = if listener.udp.is_some() { "flow" } else { "connection" };
+        let active = count(listener.connections.active as usize, what);
+        let text = match listener.drain {
+            Some(drain) => format!("! {name} {state}, {active}, {} s left: no new clients", drain.left_s),
+            None => format!("! {name} {state}: no new clients until `evener ready {name}`"),
+        };
+        say(Look::Notable, text);
     }
     let reload = &status.process.last_reload;
     if !reload.ok {

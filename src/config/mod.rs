@@ -144,7 +144,7 @@ pub enum Access {
     All,
 }
 
-/// `process.drain`: endings are spread evenly over `spread` with jitter, and all have ended by `deadline`.
+/// `process.drain` and `listener.drain`: endings are spread evenly over `spread` with jitter, and all have ended by `deadline`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
     /// How long connections may go on by themselves; what is left then is ended.
@@ -190,6 +190,10 @@ pub struct Listener {
     pub defer_accept: bool,
     /// TCP keep-alive on both sides of each connection; `None` (the file's `keepalive = false`) = off.
     pub keepalive: Option<Keepalive>,
+    /// How its connections end when it, or the process, goes away; `None` = as `process.drain` says.
+    pub drain: Option<Drain>,
+    /// How old a connection may become; `None` (the file's "0s") = as old as it likes.
+    pub max_age: Option<Duration>,
 }
 
 impl Listener {

@@ -14,7 +14,8 @@ use super::units::{format_duration, format_rate};
 use super::validate::{CONNECT, QUEUE, WEIGHT};
 use super::words::{ACCESS, BALANCE, INITIAL, LOG_FORMATS, LOG_LEVELS, SEND_PROXY, SPLICE, word_of};
 use super::{
-    Backend, Check, Config, Discover, Health, Listener, OnDown, Origin, PerClient, Pool, Process, Protocol, Step, Udp,
+    Backend, Check, Config, Discover, Drain, Health, Listener, OnDown, Origin, PerClient, Pool, Process, Protocol,
+    Step, Udp,
 };
 
 /// The effective configuration as TOML.
@@ -86,7 +87,11 @@ fn print_process(out: &mut Lines, process: &Process) {
     let (level, format) = (word_of(LOG_LEVELS, &log.level), word_of(LOG_FORMATS, &log.format));
     let access = word_of(ACCESS, &log.access);
     out.key("log", table([("level", quote(level)), ("format", quote(format)), ("access", quote(access))]));
-    out.key("drain", table([("deadline", time(drain.deadline)), ("spread", time(drain.spread))]));
+    out.key("drain", print_drain(drain));
+}
+
+fn print_drain(drain: &Drain) -> String {
+    table([("deadline", time(drain.deadline)), ("spread", time(drain.spread))])
 }
 
 fn print_listener(out: &mut Lines, listener: &Listener) {
@@ -117,6 +122,9 @@ fn print_listener(out: &mut Lines, listener: &Listener) {
         out.key("max_connections", listener.max_connections.map_or(0, |max| max.get()));
     }
     print_per_client(out, &listener.per_client, udp.is_some_and(|udp| udp.one_way));
+    if let Some(drain) = &listener.drain {
+        out.key("drain", print_drain(drain));
+    }
     match udp {
         None => print_connection_keys(out, listener, is_http),
         Some(Udp { one_way: true, .. }) => out.key("udp", table([("one_way", "true".to_owned())])),
@@ -152,6 +160,7 @@ fn print_connection_keys(out: &mut Lines, listener: &Listener, is_http: bool) {
         out.key("half_close_timeout", time(listener.half_close_timeout));
         out.key("defer_accept", listener.defer_accept);
     }
+    out.key("max_age", time(listener.max_age.unwrap_or_default()));
     out.key("backlog", listener.backlog);
     out.key("fast_open", listener.fast_open);
     let keepalive = listener.keepalive.map(|keepalive| {

@@ -1,6 +1,7 @@
 //! The admin API: HTTP and JSON on a unix socket that only the owner and the group of the process may use.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,9 +10,10 @@ use hyper::body::Incoming;
 use hyper::{Method, Request as HttpRequest, StatusCode};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::desk::{Desk, Gone, Refusal, Request};
+use super::desk::{Desk, Gone, ListenerChange, Refusal, Request, Span};
 use super::http::{self, Answer};
 use super::listeners::{clear_stale, inode};
+use super::operate::check_reason;
 use crate::{api, config};
 
 /// Access to the socket.
@@ -75,6 +77,20 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), AdminError>
     Ok((listener, SocketFile { path: path.to_owned(), inode: inode(path) }))
 }
 
+/// The same with a socket that the service manager has made: its file is not ours to remove.
+///
+/// # Errors
+/// When the event loop cannot have it.
+pub fn adopt(path: &Path, socket: OwnedFd) -> Result<(UnixListener, SocketFile), AdminError> {
+    let adopt = || {
+        let socket = std::os::unix::net::UnixListener::from(socket);
+        socket.set_nonblocking(true)?;
+        UnixListener::from_std(socket)
+    };
+    let listener = adopt().map_err(|error| AdminError::Io { path: path.to_owned(), error })?;
+    Ok((listener, SocketFile { path: path.to_owned(), inode: None }))
+}
+
 fn make_folder(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() && !folder.exists() => {
@@ -105,6 +121,20 @@ pub async fn answer(desk: Desk, request: HttpRequest<Incoming>) -> Answer {
             };
             change_backend(&desk, pool, backend, &body).await
         }
+        (["v1", "pools", pool, "backends", backend, "close"], &Method::POST) => {
+            let body = match http::body(request).await {
+                Ok(body) => body,
+                Err(answer) => return answer,
+            };
+            close_backend(&desk, pool, backend, &body).await
+        }
+        (["v1", "listeners", listener], &Method::PUT) => {
+            let body = match http::body(request).await {
+                Ok(body) => body,
+                Err(answer) => return answer,
+            };
+            change_listener(&desk, listener, &body).await
+        }
         (["v1", "reload"], &Method::POST) => desk.ask(Request::Reload).await.map(outcome),
         (["v1", "drain"], &Method::POST) => {
             let body = match http::body(request).await {
@@ -117,8 +147,8 @@ pub async fn answer(desk: Desk, request: HttpRequest<Incoming>) -> Answer {
             desk.ask(Request::Config).await.map(|text| http::text(StatusCode::OK, text))
         }
         (["v1", "status" | "config"] | ["v1", "pools", _], _) => Ok(http::not_allowed("GET")),
-        (["v1", "pools", _, "backends", _], _) => Ok(http::not_allowed("PUT")),
-        (["v1", "reload" | "drain"], _) => Ok(http::not_allowed("POST")),
+        (["v1", "pools", _, "backends", _] | ["v1", "listeners", _], _) => Ok(http::not_allowed("PUT")),
+        (["v1", "reload" | "drain"] | ["v1", "pools", _, "backends", _, "close"], _) => Ok(http::not_allowed("POST")),
         _ => Ok(http::error(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))),
     };
     result.unwrap_or_else(|gone: Gone| http::error(StatusCode::SERVICE_UNAVAILABLE, gone.to_string()))
@@ -141,36 +171,80 @@ async fn change_backend(desk: &Desk, pool: &str, backend: &str, body: &[u8]) -> 
     desk.ask(|answer| Request::Change { pool, backend, change, answer }).await.map(outcome)
 }
 
-async fn drain(desk: &Desk, body: &[u8]) -> Result<Answer, Gone> {
-    let deadline = match read_drain(body) {
-        Ok(deadline) => deadline,
+async fn close_backend(desk: &Desk, pool: &str, backend: &str, body: &[u8]) -> Result<Answer, Gone> {
+    let spread = match read_close(body) {
+        Ok(spread) => spread,
         Err(why) => return Ok(http::error(StatusCode::UNPROCESSABLE_ENTITY, why)),
     };
-    let deadline = desk.ask(|answer| Request::Drain(deadline, answer)).await?;
-    let deadline = Some(humantime::format_duration(deadline).to_string());
-    Ok(http::json(StatusCode::OK, &api::Drain { deadline }))
+    let (pool, backend) = (pool.to_owned(), backend.to_owned());
+    desk.ask(|answer| Request::Close { pool, backend, spread, answer }).await.map(outcome)
 }
 
-fn read_drain(body: &[u8]) -> Result<Option<Duration>, String> {
-    if body.is_empty() {
-        return Ok(None);
+async fn change_listener(desk: &Desk, name: &str, body: &[u8]) -> Result<Answer, Gone> {
+    let change = match read_listener_change(body) {
+        Ok(change) => change,
+        Err(why) => return Ok(http::error(StatusCode::UNPROCESSABLE_ENTITY, why)),
+    };
+    let name = name.to_owned();
+    desk.ask(|answer| Request::Listener { name, change, answer }).await.map(outcome)
+}
+
+async fn drain(desk: &Desk, body: &[u8]) -> Result<Answer, Gone> {
+    let span = match read_drain(body) {
+        Ok(span) => span,
+        Err(why) => return Ok(http::error(StatusCode::UNPROCESSABLE_ENTITY, why)),
+    };
+    let deadline = desk.ask(|answer| Request::Drain(span, answer)).await?;
+    let deadline = Some(humantime::format_duration(deadline).to_string());
+    Ok(http::json(StatusCode::OK, &api::Drain { deadline, spread: None }))
+}
+
+fn read_drain(body: &[u8]) -> Result<Span, String> {
+    let drain = if body.is_empty() { api::Drain::default() } else { read::<api::Drain>(body)? };
+    Ok(Span { deadline: duration(drain.deadline.as_deref())?, spread: duration(drain.spread.as_deref())? })
+}
+
+fn read_close(body: &[u8]) -> Result<Option<Duration>, String> {
+    let close = if body.is_empty() { api::Close::default() } else { read::<api::Close>(body)? };
+    duration(close.spread.as_deref())
+}
+
+fn read_listener_change(body: &[u8]) -> Result<ListenerChange, String> {
+    let change: api::ListenerChange = read(body)?;
+    let span = Span { deadline: duration(change.deadline.as_deref())?, spread: duration(change.spread.as_deref())? };
+    match change.state {
+        api::ListenerState::Drain => Ok(ListenerChange::Drain(span)),
+        api::ListenerState::Ready if span == Span::default() => Ok(ListenerChange::Ready),
+        api::ListenerState::Ready => Err("`deadline` and `spread` stand beside \"drain\" only".to_owned()),
     }
-    let drain: api::Drain = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let Some(text) = drain.deadline else { return Ok(None) };
-    match humantime::parse_duration(&text) {
-        Ok(deadline) if deadline <= config::DURATION_MAX => Ok(Some(deadline)),
-        Ok(_) => Err(format!("{text} is longer than a deadline may be")),
+}
+
+fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+fn duration(text: Option<&str>) -> Result<Option<Duration>, String> {
+    let Some(text) = text else { return Ok(None) };
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= config::DURATION_MAX => Ok(Some(duration)),
+        Ok(_) => Err(format!("{text} is longer than it may be")),
         Err(error) => Err(format!("\"{text}\" is no duration: {error}")),
     }
 }
 
 fn read_change(body: &[u8]) -> Result<api::Change, String> {
-    let change: api::Change = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let change: api::Change = read(body)?;
+    if let Some(reason) = &change.reason {
+        if !matches!(change.state, Some(api::ChangeState::Drain | api::ChangeState::Maint)) {
+            return Err("a reason stands beside \"drain\" or \"maint\" only".to_owned());
+        }
+        check_reason(reason)?;
+    }
     match change {
-        api::Change { state: None, weight: None } => {
+        api::Change { state: None, weight: None, .. } => {
             Err(r#"one of {"state": "ready|drain|maint|auto"} and {"weight": N} is needed"#.to_owned())
         }
-        api::Change { state: Some(api::ChangeState::Auto), weight: Some(_) } => {
+        api::Change { state: Some(api::ChangeState::Auto), weight: Some(_), .. } => {
             Err("\"auto\" clears the weight too: it cannot stand beside one".to_owned())
         }
         api::Change { weight: Some(weight), .. } if weight > api::WEIGHT_MAX => {
@@ -242,6 +316,12 @@ mod tests {
     fn a_change_needs_something_to_change_that_makes_sense() {
         for bad in
             ["", "{}", "[]", "null", r#"{"state":"auto","weight":1}"#, r#"{"weight":65536}"#, r#"{"weight":"1"}"#]
+                .into_iter()
+                .chain([
+                    r#"{"state":"ready","reason":"a"}"#,
+                    r#"{"state":"maint","reason":"a\nb"}"#,
+                    r#"{"reason":"a"}"#,
+                ])
         {
             assert!(read_change(bad.as_bytes()).is_err(), "{bad}");
         }
@@ -251,9 +331,14 @@ mod tests {
 
     #[test]
     fn a_deadline_is_a_duration_within_reason() {
-        assert_eq!(read_drain(b""), Ok(None));
-        assert_eq!(read_drain(br#"{"deadline": null}"#), Ok(None));
-        assert_eq!(read_drain(br#"{"deadline": "1500ms"}"#), Ok(Some(Duration::from_millis(1500))));
+        let of = |deadline| Ok(Span { deadline, spread: None });
+        assert_eq!(read_drain(b""), of(None));
+        assert_eq!(read_drain(br#"{"deadline": null}"#), of(None));
+        assert_eq!(read_drain(br#"{"deadline": "1500ms"}"#), of(Some(Duration::from_millis(1500))));
+        let read = read_listener_change(br#"{"state": "drain", "spread": "1s"}"#);
+        let span = Span { deadline: None, spread: Some(Duration::from_secs(1)) };
+        assert_eq!(read, Ok(ListenerChange::Drain(span)));
+        assert!(read_listener_change(br#"{"state": "ready", "spread": "1s"}"#).is_err());
         for bad in [r#"{"deadline": 5}"#, r#"{"deadline": "soon"}"#, r#"{"deadline": "99999999years"}"#, "{"] {
             assert!(read_drain(bad.as_bytes()).is_err(), "{bad}");
         }

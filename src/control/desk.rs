@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api;
+use crate::config::Drain;
 
 /// Requests that wait; a caller beyond waits for its turn.
 const REQUESTS_MAX: usize = 64;
@@ -30,14 +31,60 @@ pub enum Request {
     },
     /// Read the file again.
     Reload(oneshot::Sender<Result<api::Reloaded, Refusal>>),
-    /// End within this time, or the file's; answered with the one that holds.
-    Drain(Option<Duration>, oneshot::Sender<Duration>),
+    /// End a backend's connections, evenly over this time or the file's `drain.spread`.
+    Close {
+        /// The pool's name.
+        pool: String,
+        /// The backend's name.
+        backend: String,
+        /// Over how long.
+        spread: Option<Duration>,
+        /// What there is to end.
+        answer: oneshot::Sender<Result<api::Closing, Refusal>>,
+    },
+    /// A listener takes no clients, or takes them again.
+    Listener {
+        /// Its name.
+        name: String,
+        /// What it is to do.
+        change: ListenerChange,
+        /// What has become of it.
+        answer: oneshot::Sender<Result<api::Listener, Refusal>>,
+    },
+    /// End within this time, or the file's; answered with the longest that holds.
+    Drain(Span, oneshot::Sender<Duration>),
     /// The effective configuration as a file.
     Config(oneshot::Sender<String>),
     /// The metrics as Prometheus text.
     Metrics(oneshot::Sender<String>),
     /// End at once.
     Stop,
+}
+
+/// What a listener is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerChange {
+    /// Take clients.
+    Ready,
+    /// Take none, and end its connections.
+    Drain(Span),
+}
+
+/// How connections are to end; what is not given is as the file says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// All have ended by then.
+    pub deadline: Option<Duration>,
+    /// They end evenly over this last part of it.
+    pub spread: Option<Duration>,
+}
+
+impl Span {
+    /// The whole of it.
+    pub fn over(self, file: Drain) -> Drain {
+        let deadline = self.deadline.unwrap_or(file.deadline);
+        Drain { deadline, spread: self.spread.unwrap_or(file.spread).min(deadline) }
+    }
 }
 
 /// Why a request was refused.

@@ -4,8 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{self, SignalKind};
 
+use super::desk::Span;
 use super::{Failure, Supervisor, notify, now};
+use crate::config::Drain;
 use crate::engine::{Command, Scope};
+use crate::id::ListenerId;
 
 /// How long past the deadline is waited for the workers' last endings.
 const GRACE: Duration = Duration::from_secs(1);
@@ -71,8 +74,13 @@ impl Leaving {
         Self { until: None, next_look: now(), quiet: 0 }
     }
 
-    fn until(until: Instant) -> Self {
+    fn until_at(until: Instant) -> Self {
         Self { until: Some(until), next_look: now() + LOOK_INTERVAL, quiet: 0 }
+    }
+
+    /// When what is left is ended.
+    pub fn until(&self) -> Instant {
+        self.until.map_or(self.next_look, |until| until - GRACE)
     }
 
     /// Whether it is over, when so many connections and flows are left.
@@ -91,7 +99,7 @@ impl Supervisor {
     /// A signal to end: the first one drains, a second one ends at once.
     pub(super) fn leave(&mut self) {
         if self.leaving.is_none() {
-            self.drain(self.wanted.config.process.drain.deadline);
+            self.drain(Span::default());
             return;
         }
         let (connections, flows) = (notify::carried(&self.counts), self.wanted.flows());
@@ -99,8 +107,16 @@ impl Supervisor {
         self.leaving = Some(Leaving::at_once());
     }
 
-    /// No new clients from now on, and an end by the deadline at the latest.
-    pub(super) fn drain(&mut self, deadline: Duration) {
+    /// No new clients from now on, and an end by the deadline at the latest, which is the longest of all listeners:
+    /// returned.
+    pub(super) fn drain(&mut self, span: Span) -> Duration {
+        let process = self.wanted.config.process.drain;
+        let each =
+            self.wanted.listeners.iter().map(|one| (one.stats.id, span.over(one.config.drain.unwrap_or(process))));
+        let each: Vec<(ListenerId, Drain)> = each.collect();
+        let drains = each.iter().map(|(_, drain)| *drain);
+        let longest = drains.chain([span.over(process)]).max_by_key(|drain| drain.deadline).unwrap_or(process);
+        let Drain { deadline, spread } = longest;
         tracing::info!(
             connections = notify::carried(&self.counts),
             flows = self.wanted.flows(),
@@ -110,11 +126,16 @@ impl Supervisor {
         notify::stopping();
         // Ours are duplicates: as long as one is open, the kernel goes on taking clients.
         self.listeners.close();
-        let spread = self.wanted.config.process.drain.spread.min(deadline);
+        self.listeners.store();
         self.engines.tell_all(|| Command::Drain { scope: Scope::All, deadline, spread });
+        for (listener, drain) in each.into_iter().filter(|(_, drain)| *drain != longest) {
+            let (scope, deadline, spread) = (Scope::Listener(listener), drain.deadline, drain.spread);
+            self.engines.tell_all(|| Command::Drain { scope, deadline, spread });
+        }
         let until = now() + deadline + GRACE;
         let earlier = self.leaving.as_ref().and_then(|leaving| leaving.until).map_or(until, |set| set.min(until));
-        self.leaving = Some(Leaving::until(earlier));
+        self.leaving = Some(Leaving::until_at(earlier));
+        deadline
     }
 
     /// Whether the way out has come to its end.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::inherited::{Inherited, Keeper};
 use super::udp;
 use crate::config::{Bind, Config, Listener, Protocol};
 use crate::engine::Command;
@@ -30,6 +31,8 @@ pub struct Listeners {
     /// What datagram sockets ask the kernel for.
     offload: Offload,
     open: Vec<Open>,
+    /// What the service manager has in store, by listener.
+    stored: Vec<(String, Site)>,
 }
 
 /// An address, and what arrives there: TCP and UDP have each their own ports.
@@ -60,6 +63,7 @@ struct Open {
     local: Option<SocketAddr>,
     /// Whose its unix socket file is, so that a successor's is not removed.
     inode: Option<(u64, u64)>,
+    keeper: Keeper,
 }
 
 /// New sockets that are bound, but not yet given to anybody: dropping this undoes it.
@@ -82,7 +86,7 @@ pub struct ListenError {
 impl Listeners {
     /// None yet, for so many workers.
     pub fn new(workers: usize, offload: Offload) -> Self {
-        Self { workers, offload, open: Vec::new() }
+        Self { workers, offload, open: Vec::new(), stored: Vec::new() }
     }
 
     /// What datagram sockets ask the kernel for.
@@ -90,21 +94,24 @@ impl Listeners {
         self.offload
     }
 
-    /// Binds what `config` has and is not open yet.
+    /// Binds what `config` has and is not open yet, unless it was inherited.
     ///
     /// # Errors
     /// The first address that cannot be had; nothing has changed then.
-    pub fn bind(&self, config: &Config) -> Result<Bound, ListenError> {
+    pub fn bind(&self, config: &Config, inherited: &mut Inherited) -> Result<Bound, ListenError> {
         let missing = || sites(config).filter(|(listener, site)| !self.open.iter().any(|open| open.is(listener, site)));
         // All are probed before the first is bound: with SO_REUSEPORT our own sockets would be found taken.
-        for (listener, site) in missing() {
+        for (listener, site) in missing().filter(|(listener, site)| !inherited.has(&listener.name, site)) {
             self.probe(&site).map_err(|error| explain(listener, &site, error))?;
         }
         let mut bound = Bound::default();
         for (listener, site) in missing() {
             let open = match self.moved(config, &site) {
                 Some(from) => from.duplicate(listener, &site, options(config, listener)),
-                None => self.open(config, listener, &site),
+                None => match inherited.take(&listener.name, &site) {
+                    Ok(given) if given.is_empty() => self.open(config, listener, &site),
+                    given => given.and_then(|given| self.adopt(config, listener, &site, given)),
+                },
             };
             bound.0.push(open.map_err(|error| explain(listener, &site, error))?);
         }
@@ -119,7 +126,7 @@ impl Listeners {
         let mut orders = Vec::new();
         for open in bound.0 {
             let Some(listener) = id(&open.name) else { continue };
-            for (thread, socket) in open.threads(self.workers).zip(&open.sockets) {
+            for (thread, socket) in open.threads(self.workers).cycle().zip(&open.sockets) {
                 let socket = socket.try_clone()?;
                 orders.push((thread, Command::Listen { listener, bind: open.site.bind(), socket }));
             }
@@ -160,6 +167,11 @@ impl Listeners {
             }
         }
         Ok(())
+    }
+
+    /// Whether a socket unit has sockets of this listener, and listens on them whatever happens here.
+    pub fn are_units(&self, name: &str) -> bool {
+        self.open.iter().any(|open| open.name == name && open.keeper == Keeper::Unit)
     }
 
     /// Where a listener really listens.
@@ -211,10 +223,14 @@ impl Listeners {
     fn open(&self, config: &Config, listener: &Listener, site: &Site) -> io::Result<Open> {
         let options = options(config, listener);
         let (sockets, inode) = match site {
-            Site::Tcp(address) | Site::Http(address) => {
-                (self.open_each(*address, |address| socket::listen_ip(address, &options))?, None)
+            Site::Udp(address) if address.port() == 0 => {
+                // With SO_REUSEPORT the kernel may choose a port that another listener of this user has, and share it.
+                let chosen = bind_alone(site, *address)?.local_addr()?.as_socket();
+                (self.open_some(site, chosen.unwrap_or(*address), &options, self.workers)?, None)
             }
-            Site::Udp(address) => (self.open_udp(site, *address)?, None),
+            Site::Tcp(address) | Site::Http(address) | Site::Udp(address) => {
+                (self.open_some(site, *address, &options, self.workers)?, None)
+            }
             Site::Unix(path) => {
                 let socket = socket::listen_unix(path, &options)?;
                 std::fs::set_permissions(path, PermissionsExt::from_mode(UNIX_MODE))?;
@@ -223,29 +239,23 @@ impl Listeners {
         };
         let local = sockets.first().and_then(local);
         let (name, site, is_http) = (listener.name.clone(), site.clone(), is_http(listener));
-        Ok(Open { name, site, is_http, options, sockets, local, inode })
+        Ok(Open { name, site, is_http, options, sockets, local, inode, keeper: Keeper::Own })
     }
 
-    fn open_udp(&self, site: &Site, mut address: SocketAddr) -> io::Result<Vec<OwnedFd>> {
-        if address.port() == 0 {
-            // With SO_REUSEPORT the kernel may choose a port that another listener of this user has, and share it.
-            let chosen = bind_alone(site, address)?.local_addr()?.as_socket();
-            address.set_port(chosen.map_or(0, |chosen| chosen.port()));
-        }
-        self.open_each(address, |address| {
-            DatagramSocket::bind(address, udp::RECEIVE_BUFFER_BYTES, self.offload).map(OwnedFd::from)
-        })
-    }
-
-    /// One socket for each worker; with port 0 the first one chooses and the others join it.
-    fn open_each(
+    /// So many sockets at an IP address; with port 0 the first one chooses and the others join it.
+    fn open_some(
         &self,
+        site: &Site,
         mut address: SocketAddr,
-        open: impl Fn(SocketAddr) -> io::Result<OwnedFd>,
+        options: &ListenOptions,
+        count: usize,
     ) -> io::Result<Vec<OwnedFd>> {
-        let mut sockets = Vec::with_capacity(self.workers);
-        for _ in 0..self.workers {
-            let socket = open(address)?;
+        let mut sockets = Vec::with_capacity(count);
+        for _ in 0..count {
+            let socket = match site {
+                Site::Udp(_) => DatagramSocket::bind(address, udp::RECEIVE_BUFFER_BYTES, self.offload)?.into(),
+                _ => socket::listen_ip(address, options)?,
+            };
             if let Some(local) = local(&socket) {
                 address.set_port(local.port());
             }
@@ -309,10 +319,11 @@ impl Open {
         self.name == listener.name && self.site == *site && self.is_http == is_http(listener)
     }
 
-    /// Who has its sockets: one each, among the workers or the gateway's threads, of which there are as many.
+    /// Who has its sockets: one each, among the workers or the gateway's threads, of which there are as many; where there
+    /// are more sockets, they go round.
     fn threads(&self, workers: usize) -> std::ops::Range<usize> {
         let first = if self.is_http { workers } else { 0 };
-        first..first + self.sockets.len()
+        first..first + self.sockets.len().min(workers)
     }
 
     fn address(&self) -> String {
@@ -326,7 +337,8 @@ impl Open {
             configure(socket, &self.site, &options)?;
         }
         let (name, site, is_http) = (listener.name.clone(), site.clone(), is_http(listener));
-        Ok(Self { name, site, is_http, options, sockets, local: self.local, inode: self.inode })
+        let (local, inode, keeper) = (self.local, self.inode, self.keeper);
+        Ok(Self { name, site, is_http, options, sockets, local, inode, keeper })
     }
 
     fn remove_file(&self) {
@@ -344,7 +356,7 @@ fn is_http(listener: &Listener) -> bool {
 }
 
 /// Every address of every listener.
-fn sites(config: &Config) -> impl Iterator<Item = (&Listener, Site)> {
+pub(super) fn sites(config: &Config) -> impl Iterator<Item = (&Listener, Site)> {
     let listeners = config.listeners.iter().map(|listener| &**listener);
     listeners.flat_map(|listener| listener.bind.iter().map(move |bind| (listener, Site::of(listener, bind))))
 }
@@ -372,7 +384,8 @@ fn configure(socket: &OwnedFd, site: &Site, options: &ListenOptions) -> io::Resu
     }
 }
 
-fn local(socket: &OwnedFd) -> Option<SocketAddr> {
+/// Where an IP socket is bound.
+pub(super) fn local(socket: &OwnedFd) -> Option<SocketAddr> {
     SockRef::from(&socket.as_fd()).local_addr().ok()?.as_socket()
 }
 
@@ -458,5 +471,6 @@ fn advise_unix(path: &Path, error: &io::Error) -> String {
     }
 }
 
+mod outside;
 #[cfg(test)]
 mod tests;

@@ -6,9 +6,10 @@
 //!
 //! `start` brings all up in an order in which every failure leaves nothing behind, `reload` takes a new file over,
 //! `leave` ends. `wanted` holds the three layers, `publish` makes snapshots of them, `identities` keeps the counts,
-//! `discovery` knows where backends are,
-//! `listeners` the sockets, `observe` listens to the checks, `capacity` and `udp` know what the host gives. `desk`,
-//! `admin`, `http`, `status`, `metrics` are for those who ask; `notify` and `log` for those who watch.
+//! `discovery` knows where backends are, `listeners` the sockets, `inherited` those that came from outside, `store` those
+//! that outlive us, `observe` listens to the checks, `capacity` and `udp` know what the host gives. `operate` does what
+//! operators ask for. `desk`, `admin`, `http`, `status`, `metrics` are for those who ask; `notify` and `log` for those who
+//! watch.
 
 pub mod admin;
 pub mod capacity;
@@ -17,12 +18,14 @@ mod discovery;
 mod engines;
 mod http;
 mod identities;
+pub mod inherited;
 mod leave;
 mod listeners;
 pub mod log;
 mod metrics;
 mod notify;
 mod observe;
+mod operate;
 mod publish;
 mod reload;
 #[cfg(test)]
@@ -30,6 +33,7 @@ mod sample;
 pub mod source;
 mod start;
 mod status;
+mod store;
 pub mod udp;
 mod wanted;
 
@@ -41,10 +45,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
-use self::desk::{Desk, Refusal, Request, Requests};
+use self::desk::{Desk, Request, Requests};
 use self::discovery::{Discovery, News, Teller};
 use self::engines::Engines;
 use self::identities::Identities;
+use self::inherited::Inherited;
 use self::leave::Leaving;
 use self::listeners::Listeners;
 use self::observe::Observers;
@@ -52,11 +57,12 @@ use self::source::Source;
 use self::status::Scene;
 use self::wanted::Wanted;
 use crate::access::Journal;
-use crate::api::{self, ChangeState, OperatorState, State};
+use crate::api::State;
 use crate::config::Report;
 use crate::engine::{Command, Note};
 use crate::health::Verdict;
 use crate::id::BackendId;
+use crate::reason::CloseReason;
 use crate::snapshot::{Publisher, Snapshot};
 use crate::stats::WorkersStats;
 
@@ -77,6 +83,9 @@ pub enum Failure {
     /// The admin socket cannot be had.
     #[error(transparent)]
     Admin(#[from] admin::AdminError),
+    /// What the service manager passes does not fit.
+    #[error(transparent)]
+    Inherit(#[from] inherited::InheritError),
     /// The metrics' address cannot be listened on.
     #[error("process.metrics: {address}: {error}\n{}", listeners::advise(*.address, .error))]
     Metrics {
@@ -95,17 +104,18 @@ pub enum Failure {
     },
 }
 
-/// Runs until a signal or the desk ends it. Blocks the calling thread.
+/// Runs until a signal or the desk ends it, on sockets that came from outside where there are such. Blocks the calling
+/// thread.
 ///
 /// # Errors
 /// When it cannot start; nothing is left behind then.
-pub fn run(source: Source, (desk, requests): (Desk, Requests)) -> Result<(), Failure> {
+pub fn run(source: Source, inherited: Inherited, (desk, requests): (Desk, Requests)) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::System { what: "the control plane's event loop", error })?;
     let result = runtime.block_on(async {
-        let supervisor = start::start(source, desk).await?;
+        let supervisor = start::start(source, inherited, desk).await?;
         supervisor.serve(requests).await;
         Ok(())
     });
@@ -121,6 +131,7 @@ struct Supervisor {
     discovery: Discovery,
     identities: Identities,
     listeners: Listeners,
+    inherited: Inherited,
     observers: Observers,
     publisher: Publisher,
     engines: Engines,
@@ -199,11 +210,13 @@ impl Supervisor {
             }
             Request::Reload(answer) => drop(answer.send(self.reload().await)),
             Request::Config(answer) => drop(answer.send(crate::config::print_masked(&self.wanted.config))),
-            Request::Drain(deadline, answer) => {
-                let deadline = deadline.unwrap_or(self.wanted.config.process.drain.deadline);
-                self.drain(deadline);
-                let _ = answer.send(deadline);
+            Request::Close { pool, backend, spread, answer } => {
+                drop(answer.send(self.close(&pool, &backend, spread)));
             }
+            Request::Listener { name, change, answer } => {
+                drop(answer.send(self.change_listener(&name, change).await));
+            }
+            Request::Drain(span, answer) => drop(answer.send(self.drain(span))),
             Request::Stop => self.leaving = Some(Leaving::at_once()),
         }
     }
@@ -253,7 +266,8 @@ impl Supervisor {
         let due: Vec<BackendId> = self.closes.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
         for backend in due {
             self.closes.remove(&backend);
-            self.engines.tell_all(|| Command::CloseBackend { backend, spread: DOWN_SPREAD });
+            let (reason, spread) = (CloseReason::BackendDown, DOWN_SPREAD);
+            self.engines.tell_all(|| Command::CloseBackend { backend, reason, spread });
         }
         if self.discovery.next_deadline().is_some_and(|due| due <= now) {
             self.discovery.ask(now, &self.inbox.teller);
@@ -286,34 +300,6 @@ impl Supervisor {
         }
         // So that also an idle worker has turned by the next look.
         self.engines.tell_all(|| Command::Wake);
-    }
-
-    /// An operator's override.
-    fn change(&mut self, pool: &str, name: &str, change: &api::Change) -> Result<Vec<api::Backend>, Refusal> {
-        let found = self.wanted.pools.iter_mut().find(|known| known.config.name == pool);
-        let Some(found) = found else { return Err(Refusal::Unknown(format!("there is no pool \"{pool}\""))) };
-        let mut names = Vec::new();
-        for backend in found.named(name) {
-            let operator = &mut backend.operator;
-            match change.state {
-                Some(ChangeState::Auto) => *operator = wanted::Override::default(),
-                Some(ChangeState::Ready) => operator.state = Some(OperatorState::Ready),
-                Some(ChangeState::Drain) => operator.state = Some(OperatorState::Drain),
-                Some(ChangeState::Maint) => operator.state = Some(OperatorState::Maint),
-                None => {}
-            }
-            operator.weight = change.weight.or(operator.weight);
-            let state = operator.state.map_or("auto", OperatorState::as_str);
-            let weight = operator.weight.map_or("auto".to_owned(), |weight| weight.to_string());
-            tracing::info!(pool, backend = backend.name, state, weight, "an operator's override");
-            names.push(backend.name.clone());
-        }
-        if names.is_empty() {
-            return Err(Refusal::Unknown(format!("pool \"{pool}\" has no backend \"{name}\"")));
-        }
-        self.refresh(now());
-        let shown = self.wanted.pool(pool).map(|pool| self.scene().pool(pool).backends).unwrap_or_default();
-        Ok(shown.into_iter().filter(|backend| names.contains(&backend.name)).collect())
     }
 
     /// The one funnel after every change: tells what has changed, starts what follows from it, publishes.
@@ -366,7 +352,7 @@ impl Supervisor {
             fds_open: crate::sys::process::open_fds().unwrap_or(0),
             started: self.started,
             last_reload: self.last_reload,
-            draining: self.leaving.is_some(),
+            draining: self.leaving.as_ref().map(Leaving::until),
             now: now(),
         }
     }

@@ -27,13 +27,14 @@ pub fn build(wanted: &Wanted, max_connections: u32, previous: Option<&Snapshot>,
         let (config, stats, tls) = (listener.config.clone(), listener.stats.clone(), listener.tls.clone());
         let named = config.sni.pools().into_iter().filter_map(find).collect();
         let pool = config.pool.as_deref().and_then(find)?;
-        Some(Arc::new(Listener { id: stats.id, pool, named, config, stats, tls }))
+        let is_draining = listener.drain.is_some();
+        Some(Arc::new(Listener { id: stats.id, pool, named, is_draining, config, stats, tls }))
     });
     let listeners = listeners.collect();
     let sites = wanted.listeners.iter().filter(|listener| matches!(listener.config.protocol, Protocol::Http(_)));
     let sites = sites.map(|listener| {
         let (config, stats, tls) = (listener.config.clone(), listener.stats.clone(), listener.tls.clone());
-        Arc::new(Site { id: stats.id, config, stats, tls })
+        Arc::new(Site { id: stats.id, config, stats, tls, drain: listener.drain })
     });
     let sites = sites.collect();
     let generation = previous.map_or(1, |previous| previous.generation + 1);

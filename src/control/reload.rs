@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::desk::Refusal;
 use super::listeners::{Order, Site};
 use super::wanted::{Place, Wanted};
-use super::{Supervisor, TIDY_INTERVAL, capacity, discovery, log, notify, now, udp, wall_clock};
+use super::{Supervisor, TIDY_INTERVAL, capacity, discovery, log, notify, now, operate, udp, wall_clock};
 use crate::api;
 use crate::config::{self, Config, Drain, Endpoint};
 use crate::engine::{Command, Scope};
@@ -51,7 +51,7 @@ impl Supervisor {
         let config = Arc::new(config);
         let (teller, news) = (&self.inbox.teller, &mut self.inbox.news);
         self.discovery.wait(&config, discovery::RELOAD_PATIENCE, (teller, news)).await;
-        let bound = match self.listeners.bind(&config) {
+        let bound = match self.listeners.bind(&self.wanted.listening_of(&config), &mut self.inherited) {
             Ok(bound) => bound,
             Err(error) => {
                 // What was heard while waiting holds for the old file too.
@@ -76,6 +76,7 @@ impl Supervisor {
             udp::tell(self.listeners.offload());
         }
         let before = self.rebuild(config.clone());
+        let cleared = operate::cleared(&before, &self.wanted);
         self.max_connections = capacity::max_connections(&config, self.fds_limit, self.engines.workers.count());
         self.refresh(now());
 
@@ -86,13 +87,13 @@ impl Supervisor {
         if let Err(error) = listen {
             warnings.push(format!("a new listener does not listen: {error}"));
         }
-        let (unlisten, sites) = self.listeners.release(&config, |name| before.listener_id(name));
+        let (unlisten, sites) = self.listeners.release(&self.wanted.listening(), |name| before.listener_id(name));
+        self.listeners.store();
         self.let_go(unlisten, &sites).await;
-        let drain = config.process.drain;
         let stays = |id| self.wanted.listeners.iter().any(|listener| listener.stats.id == id);
         for gone in before.listeners.iter().filter(|old| !stays(old.stats.id)) {
-            let (listener, deadline, spread) = (gone.stats.id, drain.deadline, drain.spread);
-            let scope = Scope::Listener(listener);
+            let Drain { deadline, spread } = gone.config.drain.unwrap_or(config.process.drain);
+            let scope = Scope::Listener(gone.stats.id);
             self.engines.tell_all(|| Command::Drain { scope, deadline, spread });
         }
         if let Err(error) = self.listeners.configure(&config) {
@@ -102,7 +103,8 @@ impl Supervisor {
         if let Some(access_log) = &self.access_log {
             access_log.set_format(config.process.log.format);
         }
-        Ok(api::Reloaded { generation: self.publisher.current().generation, summary: diff.to_string(), warnings })
+        let summary: Vec<String> = std::iter::once(diff.to_string()).chain(cleared).collect();
+        Ok(api::Reloaded { generation: self.publisher.current().generation, summary: summary.join("; "), warnings })
     }
 
     /// Makes `config` what is wanted, and lets the backends go that it does not have. Returns what was wanted before.
@@ -124,7 +126,7 @@ impl Supervisor {
 
     /// Tells the workers to stop listening, and waits a moment until they have: then whoever asked for the reload may
     /// rely on it.
-    async fn let_go(&mut self, unlisten: Vec<Order>, sites: &[Site]) {
+    pub(super) async fn let_go(&mut self, unlisten: Vec<Order>, sites: &[Site]) {
         // The gateway runs already where it has something to let go of.
         let _ = self.engines.order(unlisten);
         let limit = now() + LET_GO_TIMEOUT;

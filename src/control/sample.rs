@@ -44,7 +44,7 @@ pub fn show<T>(change: impl FnOnce(&mut Wanted, &WorkersStats), tell: impl FnOnc
         fds_open: 20,
         started: now,
         last_reload: (at + Duration::from_millis(1500), true),
-        draining: false,
+        draining: None,
         now,
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +14,7 @@ use super::desk::{Desk, Request};
 use super::discovery::{self, Discovery};
 use super::engines::Engines;
 use super::identities::Identities;
+use super::inherited::{InheritError, Inherited};
 use super::leave::Signals;
 use super::listeners::{Bound, Listeners};
 use super::observe::Observers;
@@ -35,7 +36,7 @@ const NOTES_MAX: usize = 1024;
 const FDS_FALLBACK: u64 = 1024;
 
 /// Brings all up.
-pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Failure> {
+pub(super) async fn start(source: Source, mut inherited: Inherited, desk: Desk) -> Result<Supervisor, Failure> {
     let read = source.read().map_err(Failure::File)?;
     let mut config = read.config;
     log::set_up(&config.process.log);
@@ -48,7 +49,8 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
     let config = Arc::new(config);
     let offload = Offload::probe();
 
-    let Claimed { admin, metrics, mut listeners, bound } = claim(&config, workers, offload).await?;
+    let Claimed { admin, metrics, mut listeners, bound } = claim(&config, workers, offload, &mut inherited).await?;
+    inherited.settle();
     let (teller, mut news) = mpsc::channel(discovery::NEWS_MAX);
     let mut discovery = Discovery::default();
     discovery.wait(&config, discovery::START_PATIENCE, (&teller, &mut news)).await;
@@ -79,6 +81,7 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
         discovery,
         identities,
         listeners,
+        inherited,
         observers,
         publisher,
         engines,
@@ -101,6 +104,7 @@ pub(super) async fn start(source: Source, desk: Desk) -> Result<Supervisor, Fail
     };
     let order = supervisor.engines.order(orders);
     order.map_err(|error| Failure::System { what: "the gateway", error })?;
+    supervisor.listeners.store();
     supervisor.tell_status();
     notify::ready(&supervisor.status);
     Ok(supervisor)
@@ -119,15 +123,24 @@ struct Claimed {
 }
 
 /// Claims it; what was had before a failure is given back.
-async fn claim(config: &Config, workers: usize, offload: Offload) -> Result<Claimed, Failure> {
+async fn claim(
+    config: &Config,
+    workers: usize,
+    offload: Offload,
+    inherited: &mut Inherited,
+) -> Result<Claimed, Failure> {
+    inherited.verify(config)?;
     // First of all, because it tells a second process on the same file from any other trouble.
     let admin = match &config.process.admin {
-        Some(path) => Some(admin::bind(path).await?),
+        Some(path) => Some(match inherited.take_admin(path).map_err(InheritError::from)? {
+            Some(socket) => admin::adopt(path, socket)?,
+            None => admin::bind(path).await?,
+        }),
         None => None,
     };
-    let metrics = bind_metrics(config).await?;
+    let metrics = bind_metrics(config, inherited).await?;
     let listeners = Listeners::new(workers, offload);
-    let bound = listeners.bind(config)?;
+    let bound = listeners.bind(config, inherited)?;
     Ok(Claimed { admin, metrics, listeners, bound })
 }
 
@@ -151,12 +164,23 @@ fn notes() -> (Notes, mpsc::Receiver<Note>) {
     (Arc::new(put), notes)
 }
 
-async fn bind_metrics(config: &Config) -> Result<Option<tokio::net::TcpListener>, Failure> {
+async fn bind_metrics(config: &Config, inherited: &mut Inherited) -> Result<Option<tokio::net::TcpListener>, Failure> {
     let Some(address) = config.process.metrics else { return Ok(None) };
-    match tokio::net::TcpListener::bind(address).await {
+    let listener = match inherited.take_metrics(address) {
+        Ok(None) => tokio::net::TcpListener::bind(address).await,
+        Ok(Some(socket)) => adopt(socket),
+        Err(error) => Err(error),
+    };
+    match listener {
         Ok(listener) => Ok(Some(listener)),
         Err(error) => Err(Failure::Metrics { address, error }),
     }
+}
+
+fn adopt(socket: OwnedFd) -> io::Result<tokio::net::TcpListener> {
+    let socket = std::net::TcpListener::from(socket);
+    socket.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(socket)
 }
 
 fn start_access_log(config: &Config, journal: &Arc<Journal>) -> Result<Option<log::AccessLog>, Failure> {

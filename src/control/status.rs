@@ -48,8 +48,8 @@ pub struct Scene<'a> {
     pub started: Instant,
     /// The last time the file was read, and whether it was taken over.
     pub last_reload: (SystemTime, bool),
-    /// Whether the process is on its way out.
-    pub draining: bool,
+    /// When the process will have ended, while it is on its way out.
+    pub draining: Option<Instant>,
     /// The moment.
     pub now: Instant,
 }
@@ -62,7 +62,8 @@ impl Scene<'_> {
             pid: std::process::id(),
             generation: self.generation,
             uptime_s: self.now.saturating_duration_since(self.started).as_secs(),
-            draining: self.draining,
+            draining: self.draining.is_some(),
+            drain: self.draining.map(|until| self.countdown(until)),
             process: self.process(),
             listeners: self.wanted.listeners.iter().map(|listener| self.listener(listener)).collect(),
             pools: self.wanted.pools.iter().map(|pool| self.pool(pool)).collect(),
@@ -86,16 +87,34 @@ impl Scene<'_> {
         }
     }
 
-    fn listener(&self, listener: &Listener) -> api::Listener {
+    /// Rounded up, so that it says 0 when it is over.
+    fn countdown(&self, until: Instant) -> api::Countdown {
+        let left = until.saturating_duration_since(self.now);
+        api::Countdown { left_s: left.as_secs() + u64::from(left.subsec_nanos() > 0) }
+    }
+
+    /// One listener.
+    pub fn listener(&self, listener: &Listener) -> api::Listener {
         let (config, stats) = (&listener.config, &listener.stats);
         let sum = |of: fn(&ListenerCell) -> u64| stats.cells().map(of).sum();
         let udp = listener.carries_datagrams().then(|| datagrams(listener));
+        let until = listener.drain.into_iter().chain(self.draining).min();
         api::Listener {
             name: config.name.clone(),
-            bind: self.listeners.addresses(&config.name),
+            bind: match self.listeners.addresses(&config.name) {
+                closed if closed.is_empty() => config.bind.iter().map(ToString::to_string).collect(),
+                open => open,
+            },
             protocol: protocol(&config.protocol).to_owned(),
             pool: config.pool.clone().unwrap_or_default(),
-            state: if self.draining { "draining" } else { "listening" }.to_owned(),
+            state: match until {
+                None => "listening",
+                Some(_) if stats.active() > 0 => "draining",
+                Some(_) if self.draining.is_some() => "draining",
+                Some(_) => "drained",
+            }
+            .to_owned(),
+            drain: until.filter(|_| stats.active() > 0).map(|until| self.countdown(until)),
             connections: api::ListenerConnections {
                 active: stats.active(),
                 accepted: sum(|cell| cell.accepted.read()),
@@ -141,7 +160,7 @@ impl Scene<'_> {
         };
         let sum = |of: fn(&crate::stats::BackendCell) -> u64| stats.map_or(0, |stats| stats.cells().map(of).sum());
         let state = backend.state(&pool.config);
-        let operator = backend.operator;
+        let operator = &backend.operator;
         let file = &backend.file;
         api::Backend {
             name: backend.name.clone(),
@@ -155,8 +174,7 @@ impl Scene<'_> {
                 tier: file.tier,
                 max_connections: file.max_connections.map(std::num::NonZero::get),
             },
-            operator: (operator != Default::default())
-                .then_some(api::Override { state: operator.state, weight: operator.weight }),
+            operator: (*operator != Default::default()).then(|| operator.clone()),
             observed: observed(backend),
             weight: publish::weight_shown(pool, backend, panic, self.now),
             connections: api::BackendConnections {

@@ -1,12 +1,14 @@
 //! What is wanted and what is seen, kept apart: the file, the operators' overrides, the observations. The state of a
 //! backend is computed from the three and stored nowhere else.
 
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::desk::Refusal;
 use super::discovery::{Candidate, Discovery};
 use super::identities::{Identities, InUse};
-use crate::api::{OperatorState, Origin, State};
+use crate::api::{self, OperatorState, Origin, State};
 use crate::config::{self, Balance, Check, Config, OnDown, Protocol};
 use crate::id::{BackendId, ListenerId};
 use crate::snapshot;
@@ -33,6 +35,8 @@ pub struct Listener {
     pub stats: Arc<ListenerStats>,
     /// How clients are spoken to.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// An operator drains it: its connections have ended by then.
+    pub drain: Option<Instant>,
 }
 
 /// A pool of the file with its counts and backends.
@@ -60,7 +64,7 @@ pub struct Backend {
     /// Where it is.
     pub place: Place,
     /// What an operator overrode.
-    pub operator: Override,
+    pub operator: api::Override,
     /// What was observed.
     pub observed: Observed,
     /// What has been told of it, so that each change is told once.
@@ -74,15 +78,6 @@ pub enum Place {
     Known(Arc<snapshot::Backend>),
     /// Its host name has no address; why.
     Unresolved(String),
-}
-
-/// What an operator overrode.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Override {
-    /// The state.
-    pub state: Option<OperatorState>,
-    /// The weight.
-    pub weight: Option<u32>,
 }
 
 /// What was observed of a backend.
@@ -167,7 +162,8 @@ impl Wanted {
         let listeners = config.listeners.iter().map(|listener| {
             let stats = identities.listener(listener);
             let old = before.and_then(|before| before.listeners.iter().find(|old| old.stats.id == stats.id));
-            Listener { config: listener.clone(), stats, tls: to_clients(listener, old) }
+            let drain = old.and_then(|old| old.drain);
+            Listener { config: listener.clone(), stats, tls: to_clients(listener, old), drain }
         });
         let listeners = listeners.collect();
         let pools = config.pools.iter().map(|pool| {
@@ -189,6 +185,35 @@ impl Wanted {
     /// The identity of the listener of this name.
     pub fn listener_id(&self, name: &str) -> Option<ListenerId> {
         self.listeners.iter().find(|listener| listener.config.name == name).map(|listener| listener.stats.id)
+    }
+
+    /// The file without the listeners whose sockets are closed, because an operator drains them.
+    pub fn listening(&self) -> Config {
+        self.listening_of(&self.config)
+    }
+
+    /// The same of a file that is about to be taken over. Sockets for datagrams stay, for replies leave by them.
+    pub fn listening_of(&self, config: &Config) -> Config {
+        let mut config = config.clone();
+        let is_same = |old: &Listener, new: &config::Listener| {
+            old.config.name == new.name && discriminant(&old.config.protocol) == discriminant(&new.protocol)
+        };
+        let closed = || self.listeners.iter().filter(|old| old.drain.is_some() && !old.carries_datagrams());
+        config.listeners.retain(|new| !closed().any(|old| is_same(old, new)));
+        config
+    }
+
+    /// The backends of this pool that this name means.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn named<'a>(&'a mut self, pool: &str, name: &'a str) -> Result<Vec<&'a mut Backend>, Refusal> {
+        let found = self.pools.iter_mut().find(|known| known.config.name == pool);
+        let Some(found) = found else { return Err(Refusal::Unknown(format!("there is no pool \"{pool}\""))) };
+        match found.named(name).collect::<Vec<_>>() {
+            none if none.is_empty() => Err(Refusal::Unknown(format!("pool \"{pool}\" has no backend \"{name}\""))),
+            backends => Ok(backends),
+        }
     }
 
     /// Flows now; those of a listener that is gone have ended with it.
@@ -280,7 +305,7 @@ impl Backend {
             old_backends()
                 .find(|other| other.name == name || (other.place.id().is_none() && other.file.name == file.name))
         });
-        let mut operator = kin.map(|kin| kin.operator).unwrap_or_default();
+        let mut operator = kin.map(|kin| kin.operator.clone()).unwrap_or_default();
         if kin.is_some_and(|kin| kin.file.weight != file.weight) {
             operator.weight = None;
         }
@@ -302,6 +327,14 @@ impl Backend {
     /// Its identity, once it has a place.
     pub fn id(&self) -> Option<BackendId> {
         self.place.id()
+    }
+
+    /// Connections and flows, once it has a place.
+    pub fn active(&self) -> Option<u32> {
+        match &self.place {
+            Place::Known(known) => Some(known.stats.active()),
+            Place::Unresolved(_) => None,
+        }
     }
 
     /// The weight before slow start: an operator's, else the file's.
@@ -335,7 +368,10 @@ impl Backend {
     pub fn why(&self, pool: &config::Pool) -> String {
         match (self.state(pool), &self.place) {
             (_, Place::Unresolved(why)) => why.clone(),
-            (State::Maint | State::Drain, _) => "set by an operator".to_owned(),
+            (State::Maint | State::Drain, _) => match &self.operator.reason {
+                Some(reason) => format!("set by an operator: {reason}"),
+                None => "set by an operator".to_owned(),
+            },
             (State::Ejected, _) => "its connections failed too often".to_owned(),
             (State::Up, _) if self.weight() == 0 => "weight 0: no new clients".to_owned(),
             (State::Up, _) if pool.health.kind == Check::None => "not checked".to_owned(),

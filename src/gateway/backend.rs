@@ -9,6 +9,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::body::RequestBody;
 use super::io::{Io, Raw};
+use super::links::{Handle, Links};
 use super::thread::Local;
 use crate::config::Endpoint;
 use crate::config::http::{Speech, Version};
@@ -39,20 +41,28 @@ pub enum Link {
     /// HTTP/1.1, driven by whoever has it.
     Http1(Box<Http1>),
     /// A place on one with HTTP/2.
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(Http2),
 }
 
 /// A connection with HTTP/1.1.
 pub struct Http1 {
     sender: http1::SendRequest<RequestBody>,
     driver: http1::Connection<TokioIo<Io>, RequestBody>,
+    handle: Rc<Handle>,
+}
+
+/// A connection with HTTP/2, which many requests share.
+#[derive(Clone)]
+pub struct Http2 {
+    sender: http2::SendRequest<RequestBody>,
+    handle: Rc<Handle>,
 }
 
 /// Idle connections of one thread, by backend.
 #[derive(Default)]
 pub struct Idle {
     http1: BTreeMap<BackendId, Vec<(Box<Http1>, Instant)>>,
-    http2: BTreeMap<BackendId, http2::SendRequest<RequestBody>>,
+    http2: BTreeMap<BackendId, Http2>,
 }
 
 /// What became of a request that was given to a connection.
@@ -69,12 +79,12 @@ impl Idle {
     /// The connection that was used last, if it is still there, and how long ago that was.
     pub fn take(&mut self, backend: BackendId, speech: Speech, now: Instant) -> Option<(Link, Duration)> {
         if speech.version == Version::Http2 {
-            let sender = self.http2.get(&backend)?;
-            if sender.is_closed() {
+            let link = self.http2.get(&backend)?;
+            if link.sender.is_closed() {
                 self.http2.remove(&backend);
                 return None;
             }
-            return Some((Link::Http2(sender.clone()), Duration::ZERO));
+            return Some((Link::Http2(link.clone()), Duration::ZERO));
         }
         let idle = self.http1.get_mut(&backend)?;
         while let Some((mut link, since)) = idle.pop() {
@@ -99,8 +109,8 @@ impl Idle {
     }
 
     /// Keeps a connection for everybody's requests.
-    pub fn share(&mut self, backend: BackendId, sender: http2::SendRequest<RequestBody>) {
-        self.http2.insert(backend, sender);
+    pub fn share(&mut self, backend: BackendId, link: Http2) {
+        self.http2.insert(backend, link);
     }
 
     /// Closes what has been idle for too long, is closed already, or is of a backend that is gone (`None`).
@@ -110,7 +120,7 @@ impl Idle {
             idle.retain_mut(|(link, since)| now.saturating_duration_since(*since) < timeout && link.is_open());
             !idle.is_empty()
         });
-        self.http2.retain(|backend, sender| !sender.is_closed() && idle_timeout(*backend).is_some());
+        self.http2.retain(|backend, link| !link.sender.is_closed() && idle_timeout(*backend).is_some());
     }
 
     /// Whether there is nothing to sweep.
@@ -140,6 +150,14 @@ impl Http1 {
 }
 
 impl Link {
+    /// An operator has ended it.
+    pub fn is_ended(&self) -> bool {
+        match self {
+            Self::Http1(link) => link.handle.is_ended(),
+            Self::Http2(link) => link.handle.is_ended(),
+        }
+    }
+
     /// Sends a request and waits for the head of its response.
     pub async fn send(&mut self, request: Request<RequestBody>) -> Sent {
         match self {
@@ -153,8 +171,8 @@ impl Link {
                 });
                 outcome.await.into()
             }
-            Self::Http2(sender) => match sender.ready().await {
-                Ok(()) => sender.try_send_request(request).await.into(),
+            Self::Http2(link) => match link.sender.ready().await {
+                Ok(()) => link.sender.try_send_request(request).await.into(),
                 Err(_) => Sent::Unsent(request),
             },
         }
@@ -177,7 +195,7 @@ impl From<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> for Se
 ///
 /// # Errors
 /// How it failed.
-pub async fn connect(pool: &Pool, backend: &Backend) -> Result<Link, ConnectFailure> {
+pub async fn connect(pool: &Pool, backend: &Backend, links: &Links) -> Result<Link, ConnectFailure> {
     let connecting = async {
         let raw = open(pool, &backend.endpoint).await.map_err(|error| ConnectFailure::of(&error))?;
         let io = match &pool.tls {
@@ -188,7 +206,7 @@ pub async fn connect(pool: &Pool, backend: &Backend) -> Result<Link, ConnectFail
                 Io::client(handshake.await.map_err(|error| tls_failure(pool, backend, &error))?)
             }
         };
-        speak(pool, io).await
+        speak(pool, io, links.add(backend.id)).await
     };
     tokio::time::timeout(pool.config.connect.timeout, connecting).await.unwrap_or(Err(ConnectFailure::Timeout))
 }
@@ -214,7 +232,8 @@ async fn open(pool: &Pool, endpoint: &Endpoint) -> io::Result<Raw> {
     }
 }
 
-async fn speak(pool: &Pool, io: Io) -> Result<Link, ConnectFailure> {
+async fn speak(pool: &Pool, mut io: Io, handle: Rc<Handle>) -> Result<Link, ConnectFailure> {
+    io.handle = Some(handle.clone());
     let io = TokioIo::new(io);
     if pool.config.http.speech.version == Version::Http2 {
         let handshake = http2::Builder::new(Local)
@@ -226,9 +245,9 @@ async fn speak(pool: &Pool, io: Io) -> Result<Link, ConnectFailure> {
         let (sender, connection) = handshake.await.map_err(|_| ConnectFailure::Other)?;
         // Its end is told by the requests on it.
         tokio::task::spawn_local(async move { drop(connection.await) });
-        return Ok(Link::Http2(sender));
+        return Ok(Link::Http2(Http2 { sender, handle }));
     }
     let handshake = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io);
     let (sender, driver) = handshake.await.map_err(|_| ConnectFailure::Other)?;
-    Ok(Link::Http1(Box::new(Http1 { sender, driver })))
+    Ok(Link::Http1(Box::new(Http1 { sender, driver, handle })))
 }

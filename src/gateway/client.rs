@@ -360,7 +360,7 @@ async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
             match connection.poll_without_shutdown(cx) {
                 Poll::Ready(Ok(())) => {
                     let tunnel = client.tunnel.borrow_mut().take();
-                    return Poll::Ready(tunnel.map_or(Next::End(CloseReason::ClientClosed), Next::Switch));
+                    return Poll::Ready(tunnel.map_or_else(|| Next::End(leash.agreed()), Next::Switch));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Next::End(client.broken(&error))),
                 Poll::Pending => {}
@@ -406,7 +406,9 @@ async fn doze(client: &Client, leash: &Leash, io: &Io) -> Result<(), CloseReason
     let patience = client.idle_since.get() + client.limits().idle_timeout;
     tokio::select! {
         readable = io.readable() => readable.map_err(|_| CloseReason::ClientReset),
-        () = sleep_until(patience.into()) => Err(CloseReason::ClientIdle),
+        () = sleep_until(patience.min(leash.age.unwrap_or(patience)).into()) => {
+            Err(leash.is_aged(client.thread.now()).unwrap_or(CloseReason::ClientIdle))
+        }
         () = leash.pulled.notified() => Err(leash.doom.get().map_or(CloseReason::Drained, |(_, reason)| reason)),
     }
 }
@@ -428,7 +430,7 @@ async fn http2(client: Rc<Client>, leash: &Leash, io: Io) -> CloseReason {
     poll_fn(|cx| {
         loop {
             match connection.as_mut().poll(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(CloseReason::ClientClosed),
+                Poll::Ready(Ok(())) => return Poll::Ready(leash.agreed()),
                 Poll::Ready(Err(error)) => return Poll::Ready(client.broken(&error)),
                 Poll::Pending => {}
             }

@@ -111,6 +111,7 @@ pub async fn forward(
             // The client's doing, for which no backend is blamed.
             Some(Sent::Broken(_)) if intake.too_large.get() => return Err(Refusal::BodyTooLarge),
             Some(Sent::Broken(_)) if intake.broken.get() => return Err(Refusal::Malformed),
+            Some(Sent::Broken(_)) if link.is_ended() => (Refusal::Killed, |on| on.reset),
             Some(Sent::Broken(error)) => {
                 tracing::debug!(backend = backend.stats.name, %error, "a request has failed");
                 if may_break && let Some(head) = spare {
@@ -217,14 +218,14 @@ impl<'r> Tries<'r> {
         }
         let cell = backend.stats.cell(thread.index);
         // Seldom needed, and large.
-        let failure = match Box::pin(backend::connect(self.pool, backend)).await {
+        let failure = match Box::pin(backend::connect(self.pool, backend, &thread.links)).await {
             Ok(link) => {
                 let took = thread.now() - began;
                 backend.stats.note_connect(took);
                 cell.established.add(1);
                 cell.connects.record(took);
-                if let Link::Http2(sender) = &link {
-                    thread.with_idle(|idle| idle.share(backend.id, sender.clone()));
+                if let Link::Http2(shared) = &link {
+                    thread.with_idle(|idle| idle.share(backend.id, shared.clone()));
                 }
                 return Ok(Some((link, None)));
             }

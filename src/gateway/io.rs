@@ -10,6 +10,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::links::Handle;
+
 /// So much is written as one piece.
 const SMALL_WRITE_BYTES: usize = 1024;
 
@@ -49,6 +51,8 @@ pub struct Io {
     ahead: Bytes,
     /// Shared with those who watch over the connection.
     pub meter: Rc<Meter>,
+    /// By which a connection to a backend is ended.
+    pub handle: Option<Rc<Handle>>,
 }
 
 impl Io {
@@ -68,7 +72,7 @@ impl Io {
     }
 
     fn over(channel: Channel) -> Self {
-        Self { channel, ahead: Bytes::new(), meter: Rc::default() }
+        Self { channel, ahead: Bytes::new(), meter: Rc::default(), handle: None }
     }
 
     /// Puts bytes that were read back in front.
@@ -131,6 +135,12 @@ macro_rules! with_channel {
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(handle) = &this.handle {
+            if handle.is_ended() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            handle.note_reader(cx);
+        }
         if !this.ahead.is_empty() {
             let count = this.ahead.len().min(into.remaining());
             into.put_slice(&this.ahead[..count]);

@@ -5,7 +5,7 @@
 //!
 //! `thread` listens by its `door`s and takes commands, `client` carries one connection of a client under `watch`,
 //! `exchange` one request through `canonical`, `route` and `policy` to `forward`, which chooses a backend and sends;
-//! `backend` keeps the connections, `body` and `tunnel` carry what follows the headers, `reply` is what the gateway says
+//! `backend` keeps the connections (`links` ends them), `body` and `tunnel` carry what follows the headers, `reply` is what the gateway says
 //! itself.
 
 mod backend;
@@ -19,6 +19,7 @@ mod forward;
 pub mod forwarded;
 mod io;
 mod line;
+mod links;
 pub mod policy;
 mod record;
 pub mod refusal;

@@ -33,13 +33,15 @@ pub enum Refusal {
     BackendFailed,
     /// The backend did not answer in time.
     BackendTimeout,
+    /// An operator ended the backend's connections.
+    Killed,
     /// The upgrade that is asked for is not one that can be passed on.
     UpgradeRefused,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Malformed,
         Self::HeaderTooLarge,
         Self::Misdirected,
@@ -54,6 +56,7 @@ impl Refusal {
         Self::BreakerOpen,
         Self::BackendFailed,
         Self::BackendTimeout,
+        Self::Killed,
         Self::UpgradeRefused,
     ];
 
@@ -100,6 +103,7 @@ impl Refusal {
             Self::BackendTimeout => {
                 ("backend_timeout", StatusCode::GATEWAY_TIMEOUT, "The server did not answer in time")
             }
+            Self::Killed => ("killed", StatusCode::SERVICE_UNAVAILABLE, "The server is being taken out"),
             Self::UpgradeRefused => ("upgrade_refused", StatusCode::BAD_REQUEST, "This upgrade is not possible"),
         }
     }

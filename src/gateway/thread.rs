@@ -21,13 +21,14 @@ use super::client;
 use super::door::Door;
 use super::io::Raw;
 use super::line::{Budgets, Lines};
+use super::links::Links;
 use super::sites::{SiteTable, Sites};
 use super::watch::Leash;
 use crate::access::{Event, EventKind};
 use crate::balance::Cursor;
 use crate::config::{Access, Bind};
-use crate::engine::{Command, Ending, Scope};
-use crate::id::{ListenerId, PoolId};
+use crate::engine::{self, Command, Ending, Scope};
+use crate::id::{BackendId, ListenerId, PoolId};
 use crate::limit::ClientKey;
 use crate::reason::CloseReason;
 use crate::snapshot::{Site, Snapshot, View};
@@ -57,11 +58,14 @@ pub struct Thread {
     sites: RefCell<Sites>,
     /// Connections to backends that wait for a request.
     pub idle: RefCell<Idle>,
+    /// All connections to backends.
+    pub links: Links,
     pub cursors: RefCell<BTreeMap<PoolId, Cursor>>,
     pub rng: RefCell<fastrand::Rng>,
     /// Connections of clients.
     leashes: RefCell<Slab<Rc<Leash>>>,
-    listening: RefCell<HashMap<(ListenerId, Bind), Rc<Notify>>>,
+    /// Several of one place, where sockets came from outside.
+    listening: RefCell<Vec<((ListenerId, Bind), Rc<Notify>)>>,
     /// There is something to look through again.
     has_work: Notify,
     /// Requests that wait for a place in a pool.
@@ -107,6 +111,7 @@ impl Thread {
             view: RefCell::new(shared.view.clone()),
             sites: RefCell::default(),
             idle: RefCell::default(),
+            links: Links::default(),
             cursors: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::new()),
             leashes: RefCell::default(),
@@ -260,7 +265,9 @@ impl Thread {
                     Scope::Backend(_) => {}
                 }
             }
-            Command::CloseBackend { .. } => {}
+            // A request that runs goes to its end, unless an operator says otherwise.
+            Command::CloseBackend { reason: CloseReason::BackendDown, .. } => {}
+            Command::CloseBackend { backend, spread, .. } => self.close_links(backend, spread),
         }
     }
 
@@ -273,12 +280,12 @@ impl Thread {
             }
         };
         let stop = Rc::new(Notify::new());
-        self.listening.borrow_mut().insert((listener, bind), stop.clone());
+        self.listening.borrow_mut().push(((listener, bind), stop.clone()));
         tokio::task::spawn_local(self.clone().accept(listener, door, stop));
     }
 
     fn unlisten_if(&self, which: impl Fn(&(ListenerId, Bind)) -> bool) {
-        self.listening.borrow_mut().retain(|key, stop| {
+        self.listening.borrow_mut().retain(|(key, stop)| {
             let goes = which(key);
             if goes {
                 stop.notify_one();
@@ -337,8 +344,9 @@ impl Thread {
     }
 
     fn open(self: &Rc<Self>, site: Arc<Site>, slot: ListenerSlot, raw: Raw, peer: Option<SocketAddr>) {
-        let leash = Rc::new(Leash::new(site.id));
-        if let Some(deadline) = self.leaving.get() {
+        let age = site.config.max_age.map(|max| self.now() + engine::age(max, &mut self.rng.borrow_mut()));
+        let leash = Rc::new(Leash::new(site.id, age));
+        if let Some(deadline) = self.leaving.get().or(site.drain) {
             leash.doom(deadline, CloseReason::Drained);
         }
         let at = self.leashes.borrow_mut().insert(leash.clone());
@@ -396,6 +404,19 @@ impl Thread {
             sni: None,
             request: None,
         });
+    }
+
+    /// Ends the connections to a backend, and what they carry, evenly over this time.
+    fn close_links(self: &Rc<Self>, backend: BackendId, spread: Duration) {
+        let ending = Ending { reason: CloseReason::Killed, deadline: spread, spread };
+        let links = self.links.of(backend);
+        let times = ending.times(Duration::ZERO, links.len(), &mut self.rng.borrow_mut());
+        for (link, after) in links.into_iter().zip(times) {
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(after).await;
+                link.end();
+            });
+        }
     }
 
     /// Gives each of these connections a time to end by force, and tells them all to end when it suits them.

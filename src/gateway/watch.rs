@@ -26,12 +26,26 @@ pub struct Leash {
     pub listener: ListenerId,
     pub doom: Cell<Option<(Instant, CloseReason)>>,
     pub pulled: Notify,
+    /// When it is as old as it may become: no further request then.
+    pub age: Option<Instant>,
+    /// It was told that there is no further request, and why.
+    pub told: Cell<Option<CloseReason>>,
 }
 
 impl Leash {
     /// Nobody ends it yet.
-    pub fn new(listener: ListenerId) -> Self {
-        Self { listener, doom: Cell::new(None), pulled: Notify::new() }
+    pub fn new(listener: ListenerId, age: Option<Instant>) -> Self {
+        Self { listener, doom: Cell::new(None), pulled: Notify::new(), age, told: Cell::new(None) }
+    }
+
+    /// Why it is too old by now.
+    pub fn is_aged(&self, now: Instant) -> Option<CloseReason> {
+        self.age.filter(|at| *at <= now).map(|_| CloseReason::MaxAge)
+    }
+
+    /// What an end is called that the client and we agree upon.
+    pub fn agreed(&self) -> CloseReason {
+        self.told.get().unwrap_or(CloseReason::ClientClosed)
     }
 
     /// Why it must have ended by now.
@@ -93,6 +107,7 @@ impl<'c> Watch<'c> {
         if self.pulled.as_mut().poll(cx).is_ready() {
             self.pulled.set(self.leash.pulled.notified());
             self.timer.as_mut().reset(self.client.thread.now().into());
+            self.leash.told.set(self.leash.doom.get().map(|(_, reason)| reason));
             return Poll::Ready(Due::Shutdown);
         }
         loop {
@@ -103,10 +118,17 @@ impl<'c> Watch<'c> {
             if let Some(reason) = self.leash.is_due(now) {
                 return Poll::Ready(Due::End(reason));
             }
+            if self.leash.told.get().is_none()
+                && let Some(reason) = self.leash.is_aged(now)
+            {
+                self.leash.told.set(Some(reason));
+                return Poll::Ready(Due::Shutdown);
+            }
             match self.look(now) {
                 Ok(again) => {
                     let doom = self.leash.doom.get().map_or(again, |(at, _)| at);
-                    self.timer.as_mut().reset(again.min(doom).into());
+                    let age = self.leash.age.filter(|_| self.leash.told.get().is_none()).unwrap_or(again);
+                    self.timer.as_mut().reset(again.min(doom).min(age).into());
                 }
                 Err(due) => {
                     self.timer.as_mut().reset((now + LOOK_INTERVAL).into());

@@ -1,9 +1,18 @@
-//! What the process asks of the kernel about itself: descriptors, and the cores of its threads.
+//! What the process asks of the kernel about itself: descriptors, also those that it was started with, and the cores of
+//! its threads.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use super::check;
+
+/// The first descriptor that a service manager passes (sd_listen_fds(3)).
+const PASSED_FIRST: RawFd = 3;
+/// Descriptors that a service manager may pass.
+const PASSED_MAX: RawFd = 4096;
+/// What those have for a name that have none.
+const UNNAMED: &str = "unknown";
 
 /// Raises the soft limit of file descriptors (RLIMIT_NOFILE) to the hard one and returns it.
 ///
@@ -41,6 +50,59 @@ pub fn open_fds() -> io::Result<u64> {
         0 => Ok((folder.read_dir()?.count() as u64).saturating_sub(1)),
         count => Ok(count),
     }
+}
+
+/// The descriptors that a service manager has passed to this process, each with its name (LISTEN_FDS, LISTEN_PID and
+/// LISTEN_FDNAMES, sd_listen_fds(3)). They are not passed on: they close at exec, and what speaks of them leaves the
+/// environment. To be called first of all, before anything is opened and before there is another thread.
+///
+/// # Errors
+/// When the variables make no sense, name a descriptor that is not open, or when there is another thread already.
+pub fn take_passed() -> io::Result<Vec<(String, OwnedFd)>> {
+    let variable = |name| std::env::var(name).ok();
+    let passed = passed_names(
+        std::process::id(),
+        variable("LISTEN_PID").as_deref(),
+        variable("LISTEN_FDS").as_deref(),
+        variable("LISTEN_FDNAMES").as_deref(),
+    );
+    let passed = passed.map_err(io::Error::other)?;
+    let variables = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
+    if !variables.iter().any(|name| std::env::var_os(name).is_some()) {
+        return Ok(Vec::new());
+    }
+    if Path::new("/proc/self/task").read_dir()?.count() != 1 {
+        return Err(io::Error::other("the descriptors of the service manager are asked for too late"));
+    }
+    // SAFETY: this thread is the only one, so that nobody reads the environment meanwhile.
+    variables.iter().for_each(|name| unsafe { std::env::remove_var(name) });
+    let claim = |(fd, name): (RawFd, String)| {
+        // SAFETY: it takes no pointer; a descriptor that is not open is an error.
+        check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })
+            .map_err(|error| io::Error::other(format!("LISTEN_FDS: descriptor {fd} cannot be used: {error}")))?;
+        // SAFETY: it is open, was given to this process for itself, and a second call finds no variable that names it.
+        Ok((name, unsafe { OwnedFd::from_raw_fd(fd) }))
+    };
+    (PASSED_FIRST..).zip(passed).map(claim).collect()
+}
+
+/// The names of the descriptors that are passed, by what the environment says of them.
+fn passed_names(own: u32, pid: Option<&str>, count: Option<&str>, names: Option<&str>) -> Result<Vec<String>, String> {
+    let (Some(pid), Some(count)) = (pid, count) else { return Ok(Vec::new()) };
+    // What another process was passed is nothing to this one, which was started by it.
+    if pid.parse() != Ok(own) {
+        return Ok(Vec::new());
+    }
+    let count = match count.parse::<RawFd>() {
+        Ok(count) if (0..=PASSED_MAX).contains(&count) => count as usize,
+        _ => return Err(format!("LISTEN_FDS={count:?} is no number from 0 to {PASSED_MAX}")),
+    };
+    let named = names.filter(|names| !names.is_empty()).map(|names| names.split(':').map(str::to_owned));
+    let names: Vec<String> = named.map_or_else(|| vec![UNNAMED.to_owned(); count], Iterator::collect);
+    if names.len() != count {
+        return Err(format!("LISTEN_FDNAMES has {} names for LISTEN_FDS={count}", names.len()));
+    }
+    Ok(names)
 }
 
 /// Pins the calling thread to one core, counted among those the process may use; wraps around (sched_setaffinity(2)).
@@ -92,6 +154,20 @@ pub fn release_free_memory() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passed_descriptors_have_their_names_and_only_those_for_this_process_count() {
+        let read = |pid, count, names| passed_names(7, pid, count, names);
+        assert_eq!(read(None, None, None), Ok(vec![]));
+        assert_eq!(read(Some("8"), Some("2"), Some("a:b")), Ok(vec![]));
+        assert_eq!(read(Some("x"), Some("2"), None), Ok(vec![]));
+        assert_eq!(read(Some("7"), Some("2"), Some("a:b")), Ok(vec!["a".into(), "b".into()]));
+        assert_eq!(read(Some("7"), Some("1"), None), Ok(vec!["unknown".into()]));
+        assert_eq!(read(Some("7"), Some("0"), None), Ok(vec![]));
+        for (count, names) in [("-1", None), ("4097", None), ("many", None), ("2", Some("a")), ("1", Some("a:b"))] {
+            assert!(read(Some("7"), Some(count), names).is_err(), "{count} {names:?}");
+        }
+    }
 
     #[test]
     fn an_open_file_is_counted() {

@@ -191,7 +191,6 @@ pub fn listen_ip(address: SocketAddr, options: &ListenOptions) -> io::Result<Own
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    socket.set_tcp_nodelay(true)?;
     let fd = OwnedFd::from(socket);
     configure(&fd, options)?;
     Ok(fd)
@@ -214,6 +213,7 @@ pub fn listen_unix(path: &Path, options: &ListenOptions) -> io::Result<OwnedFd> 
 /// Those of setsockopt(2) and listen(2).
 pub fn configure(fd: &impl AsFd, options: &ListenOptions) -> io::Result<()> {
     let socket = SockRef::from(fd);
+    socket.set_tcp_nodelay(true)?;
     match options.keepalive {
         Some(keepalive) => socket.set_tcp_keepalive(&probes(keepalive))?,
         None => socket.set_keepalive(false)?,

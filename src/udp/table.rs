@@ -98,7 +98,7 @@ impl<S> Table<S> {
         self.options = options;
     }
 
-    /// From now on no flow is opened, and those that are quiet end.
+    /// From now on no flow is opened, and those that are quiet end, as while the listener drains.
     pub const fn drain(&mut self) {
         self.is_draining = true;
     }
@@ -159,23 +159,17 @@ impl<S> Table<S> {
     /// # Errors
     /// Why it is dropped; that is counted already.
     pub fn on_one_way(&mut self, peer: Peer, bytes: u64, now: Duration) -> Result<Arc<Backend>, DropReason> {
-        let chosen = self.admit(peer, now).and_then(|()| {
+        let admitted = if self.listener.is_draining { Err(DropReason::Draining) } else { self.admit(peer, now) };
+        let chosen = admitted.and_then(|()| {
             self.release(peer);
             self.pick(peer, &[])
         });
         let cell = self.listener.stats.cell(self.worker);
         cell.datagrams_in.add(1);
-        match chosen {
-            Ok((backend, place)) => {
-                cell.bytes_in.add(bytes);
-                place.stats().cell(self.worker).bytes_in.add(bytes);
-                Ok(backend)
-            }
-            Err(reason) => {
-                cell.drop_datagrams(reason, 1);
-                Err(reason)
-            }
-        }
+        let (backend, place) = chosen.inspect_err(|reason| cell.drop_datagrams(*reason, 1))?;
+        cell.bytes_in.add(bytes);
+        place.stats().cell(self.worker).bytes_in.add(bytes);
+        Ok(backend)
     }
 
     /// Datagrams of the flow's backend, `bytes` in all: to whom they go. They may be the flow's last.
@@ -289,7 +283,7 @@ impl<S> Table<S> {
         let doomed = self.doomed.first().filter(|(at, _)| *at <= now);
         let doomed = doomed.and_then(|(_, slot)| Some((*slot, self.flows[*slot].doom?.1)));
         let idle = [&self.fresh, &self.settled].into_iter().filter_map(Line::first).min_by_key(|slot| self.due(*slot));
-        let idle_reason = if self.is_draining { CloseReason::Drained } else { CloseReason::ClientIdle };
+        let idle_reason = if self.is_draining() { CloseReason::Drained } else { CloseReason::ClientIdle };
         let idle = idle.filter(|slot| self.due(*slot) <= now).map(|slot| (slot, idle_reason));
         let shed = if self.has_too_many() { self.to_shed().next() } else { None };
         doomed.or(idle).or(shed.map(|slot| (slot, CloseReason::Shed)))
@@ -315,10 +309,14 @@ impl<S> Table<S> {
         self.fresh.iter(&self.flows).chain(self.settled.iter(&self.flows))
     }
 
+    fn is_draining(&self) -> bool {
+        self.is_draining || self.listener.is_draining
+    }
+
     /// When a flow will have been idle for too long.
     fn due(&self, slot: usize) -> Tick {
         let idle = self.options.idle_timeout;
-        self.flows[slot].active_at.after(if self.is_draining { idle.min(QUIET) } else { idle })
+        self.flows[slot].active_at.after(if self.is_draining() { idle.min(QUIET) } else { idle })
     }
 
     /// A datagram of a client that has a flow.
@@ -349,7 +347,7 @@ impl<S> Table<S> {
     }
 
     fn open(&mut self, peer: Peer, now: Duration) -> Result<usize, DropReason> {
-        if self.is_draining {
+        if self.is_draining() {
             return Err(DropReason::Draining);
         }
         self.admit(peer, now)?;

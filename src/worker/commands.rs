@@ -40,8 +40,8 @@ impl Worker {
                     Scope::Backend(id) => backend == id,
                 });
             }
-            Command::CloseBackend { backend, spread } => {
-                let ending = Ending { reason: CloseReason::BackendDown, deadline: spread, spread };
+            Command::CloseBackend { backend, reason, spread } => {
+                let ending = Ending { reason, deadline: spread, spread };
                 self.doom(ending, |connection| connection.is_on(backend));
                 self.doom_flows(ending, |_, id| id == backend);
             }

@@ -14,6 +14,7 @@ use super::token::Key;
 use super::turn::Worker;
 use crate::access::EventKind;
 use crate::config::{Access, SendProxy};
+use crate::engine;
 use crate::id::Side;
 use crate::limit::ClientKey;
 use crate::reason::{CloseReason, ConnectFailure};
@@ -76,8 +77,8 @@ impl Worker {
             hurried: false,
             on_run_queue: false,
             active_at: now,
-            kill_at: NEVER,
-            kill_reason: CloseReason::Drained,
+            kill_at: config.max_age.map_or(NEVER, |max| now.after(engine::age(max, &mut self.rng))),
+            kill_reason: CloseReason::MaxAge,
             report_at: if self.options.access == Access::All { now.after(REPORT_INTERVAL) } else { NEVER },
         };
         let fd = connection.client.as_raw_fd();

@@ -14,7 +14,8 @@ pub mod tls;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -148,7 +149,16 @@ pub fn evener(arguments: &[&str]) -> Output {
 }
 
 fn quiet(command: &mut Command) -> &mut Command {
-    for name in ["EVENER_CONFIG", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "RUST_LOG"] {
+    for name in [
+        "EVENER_CONFIG",
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "RUST_LOG",
+    ] {
         command.env_remove(name);
     }
     command.env("NO_COLOR", "1")
@@ -159,6 +169,8 @@ pub struct Plan {
     toml: String,
     under: Vec<String>,
     environment: Vec<(String, String)>,
+    sockets: Vec<(String, OwnedFd)>,
+    passes_admin: bool,
 }
 
 impl Plan {
@@ -173,22 +185,73 @@ impl Plan {
         self
     }
 
+    /// With sockets as a service manager passes them, each under its name; three at most, for a child is given that many
+    /// descriptors without a word of unsafe code.
+    pub fn passing(mut self, sockets: Vec<(String, OwnedFd)>) -> Self {
+        self.sockets = sockets;
+        self
+    }
+
+    /// The same with the admin API's socket.
+    pub fn passing_admin(mut self) -> Self {
+        self.passes_admin = true;
+        self
+    }
+
     /// Starts it and waits until the admin socket answers.
     pub fn start(self) -> Evener {
-        let folder = tempfile::Builder::new().prefix("evener-").tempdir().unwrap();
-        let file = folder.path().join("evener.toml");
-        fs::write(&file, with_admin(&self.toml, &folder.path().join("admin.sock"))).unwrap();
-        let mut words = self.under;
-        words.push(program().to_str().unwrap().to_owned());
-        let mut command = Command::new(&words[0]);
-        quiet(&mut command).args(&words[1..]).args(["run", "-c"]).arg(&file);
-        command.envs(self.environment).stdin(Stdio::null());
-        command.stdout(File::create(folder.path().join("access.log")).unwrap());
-        command.stderr(File::create(folder.path().join("operation.log")).unwrap());
-        let mut evener = Evener { child: command.spawn().unwrap(), folder, ended: None };
+        let mut evener = self.spawn();
         evener.wait_until_it_answers();
         evener
     }
+
+    /// Starts it, expects it to end by itself, and returns its status and what it said.
+    pub fn fail(self) -> (Option<i32>, String) {
+        let mut evener = self.spawn();
+        let status = evener.wait(SOON);
+        (status.code(), evener.log())
+    }
+
+    fn spawn(mut self) -> Evener {
+        let folder = tempfile::Builder::new().prefix("evener-").tempdir().unwrap();
+        let file = folder.path().join("evener.toml");
+        fs::write(&file, with_admin(&self.toml, &folder.path().join("admin.sock"))).unwrap();
+        let (access, operation) = (folder.path().join("access.log"), folder.path().join("operation.log"));
+        let (out, err) = (File::create(&access).unwrap(), File::create(&operation).unwrap());
+        let mut words = self.under;
+        if self.passes_admin {
+            let admin = UnixListener::bind(folder.path().join("admin.sock")).unwrap();
+            self.sockets.push(("admin".to_owned(), admin.into()));
+        }
+        if !self.sockets.is_empty() {
+            words.extend(passing(self.sockets.len()));
+        }
+        words.push(program().to_str().unwrap().to_owned());
+        let mut command = Command::new(&words[0]);
+        quiet(&mut command).args(&words[1..]).args(["run", "-c"]).arg(&file);
+        command.envs(self.environment).stdin(Stdio::null()).stdout(out).stderr(err);
+        command.env("ACCESS", access).env("OPERATION", operation);
+        let (names, sockets): (Vec<String>, Vec<OwnedFd>) = self.sockets.into_iter().unzip();
+        if !names.is_empty() {
+            command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        }
+        for (at, socket) in sockets.into_iter().enumerate() {
+            match at {
+                0 => command.stdin(socket),
+                1 => command.stdout(socket),
+                _ => command.stderr(socket),
+            };
+        }
+        Evener { child: command.spawn().unwrap(), folder, ended: None }
+    }
+}
+
+/// A shell that turns the first descriptors of a process into those from 3 on, and becomes what follows.
+fn passing(count: usize) -> [String; 4] {
+    let moves = ["3<&0", "4<&1", "5<&2"][..count].join(" ");
+    let logs = r#"exec </dev/null >>"$ACCESS" 2>>"$OPERATION""#;
+    let script = format!(r#"exec {moves}; {logs}; export LISTEN_PID=$$; exec "$@""#);
+    ["bash", "-c", &script, "bash"].map(str::to_owned)
 }
 
 /// A running evener; dropping it kills this one process and nothing else.
@@ -205,7 +268,8 @@ impl Evener {
     }
 
     pub fn plan(toml: &str) -> Plan {
-        Plan { toml: toml.to_owned(), under: Vec::new(), environment: Vec::new() }
+        let (under, environment, sockets) = (Vec::new(), Vec::new(), Vec::new());
+        Plan { toml: toml.to_owned(), under, environment, sockets, passes_admin: false }
     }
 
     fn wait_until_it_answers(&mut self) {
@@ -309,7 +373,7 @@ impl Evener {
 
     /// Whether it takes clients: a listener that only drains does not.
     pub fn has_listener(&self, name: &str) -> bool {
-        Self::listener_of(&self.status(), name).is_some_and(|listener| listener["state"] != "draining")
+        Self::listener_of(&self.status(), name).is_some_and(|listener| listener["state"] == "listening")
     }
 
     /// A backend of a pool as the status shows it; `Null` when it is not there.

@@ -32,6 +32,7 @@ fn sample(backends: Vec<Backend>) -> Status {
         generation: 17,
         uptime_s: 90_061,
         draining: false,
+        drain: None,
         process: Process {
             workers: 4,
             connections: 12,
@@ -51,6 +52,7 @@ fn sample(backends: Vec<Backend>) -> Status {
             protocol: "tcp".into(),
             pool: "pg".into(),
             state: "listening".into(),
+            drain: None,
             connections: ListenerConnections { active: 12, accepted: 3456, refused: 0 },
             bytes_in: 1_500_000,
             bytes_out: 7,
@@ -88,7 +90,7 @@ fn everything_up_is_said_in_one_line_and_fits_a_wide_terminal() {
 #[test]
 fn what_is_broken_comes_first_with_why_and_since_when() {
     let mut drained = backend("pg2", State::Drain, "set by an operator");
-    drained.operator = Some(Override { state: Some(OperatorState::Drain), weight: Some(5) });
+    drained.operator = Some(Override { state: Some(OperatorState::Drain), weight: Some(5), ..Override::default() });
     let lost = backend("pg1", State::Down, "3 checks in a row failed: refused");
     let mut status = sample(vec![lost, drained]);
     status.process.last_reload.ok = false;

@@ -15,9 +15,9 @@ use crate::config::raw::{Fault, Reader, boolean, fault, mismatch, quoted, text, 
 use crate::config::server_names::parse_server_name;
 use crate::config::units::parse_rate;
 use crate::config::words::Words;
-use crate::config::{Bind, Keepalive, Listener, PerClient, Protocol, Udp};
+use crate::config::{Bind, Drain, Keepalive, Listener, PerClient, Protocol, Udp};
 
-use super::{NETWORKS_MAX, count, http, limit, never, positive, protocol, tls};
+use super::{NETWORKS_MAX, count, http, limit, never, positive, process, protocol, tls};
 
 /// Addresses that one listener may have.
 const BINDS_MAX: usize = 256;
@@ -88,6 +88,10 @@ const TCP_KEYS: &[(&str, &str)] = &[
     ("backlog", "leave it out: nobody waits to be accepted; a flow begins with its client's first datagram"),
     ("fast_open", "leave it out: there is no handshake that could be shortened"),
     ("defer_accept", "leave it out: a flow begins with its client's first datagram"),
+    (
+        "max_age",
+        "leave it out: a flow has no end of its own that a client would notice; it ends after `udp.idle_timeout`",
+    ),
     ("keepalive", "leave it out: a flow whose client is gone ends after `udp.idle_timeout`"),
 ];
 
@@ -108,7 +112,7 @@ pub(super) struct Placed {
     pub defaults: Option<http::Defaults>,
 }
 
-pub(super) fn read(r: &mut Reader, name: &str, known: &http::Known) -> Placed {
+pub(super) fn read(r: &mut Reader, name: &str, known: &http::Known, drain: Drain) -> Placed {
     r.hints(HINTS);
     let binds = binds(r);
     let (protocol, defaults) = protocol(r, known);
@@ -150,6 +154,8 @@ pub(super) fn read(r: &mut Reader, name: &str, known: &http::Known) -> Placed {
             interval: r.or("interval", keepalive_time, KEEPALIVE.interval),
             count: r.or("count", count(KEEPALIVE_COUNT_MAX), KEEPALIVE.count),
         }),
+        drain: r.has("drain").then(|| r.table("drain", |r| process::drain(r, drain))),
+        max_age: r.or("max_age", never, None),
     };
     Placed {
         listener,

@@ -24,7 +24,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::{Finding, Findings, Span};
 use super::raw::{FILE, Fault, Item, Reader, fault, mismatch, quoted, whole};
 use super::units::{parse_duration, parse_percent};
-use super::{Bind, Config, Percent};
+use super::{Bind, Config, Drain, Percent};
 
 pub(super) use pool::{BACKENDS_MAX, CONNECT, QUEUE, backend_name};
 pub use pool::{TIER_MAX, WEIGHT, WEIGHT_MAX};
@@ -71,7 +71,7 @@ pub(super) fn read<'t>(table: &'t DeTable<'t>, findings: &mut Findings) -> Confi
     let process = r.table("process", process::read);
     let process_metrics = process.metrics;
     let known = http::known(&mut r);
-    let listeners = listeners(&mut r, &known);
+    let listeners = listeners(&mut r, &known, process.drain);
     let mut pools = pools(&mut r);
     let (gateway, used) = http::gateway(&mut r, known, &listeners);
     let listens = table.get("listener").is_some_and(|all| all.get_ref().as_table().is_none_or(|all| !all.is_empty()));
@@ -103,12 +103,12 @@ fn table_span(table: &DeTable, outer: &str, inner: &str) -> Span {
         .map_or(0..0, |item| item.span())
 }
 
-fn listeners(r: &mut Reader, known: &http::Known) -> Vec<listener::Placed> {
+fn listeners(r: &mut Reader, known: &http::Known, drain: Drain) -> Vec<listener::Placed> {
     let mut listeners = Vec::new();
     for (name, span, item) in named(r, "listener", LISTENERS_MAX) {
         let DeValue::Table(table) = item.get_ref() else { continue };
         let title = format!("[listener.{}]", quoted(name));
-        listeners.push(r.element(table, span, title, |r| listener::read(r, name, known)));
+        listeners.push(r.element(table, span, title, |r| listener::read(r, name, known, drain)));
     }
     listeners
 }

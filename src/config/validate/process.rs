@@ -33,13 +33,14 @@ pub(super) fn read(r: &mut Reader) -> Process {
             format: r.word("format", LOG_FORMATS, LogFormat::Text),
             access: r.word("access", ACCESS, Access::Close),
         }),
-        drain: r.table("drain", drain),
+        drain: r.table("drain", |r| drain(r, DRAIN)),
     }
 }
 
-fn drain(r: &mut Reader) -> Drain {
-    let deadline = r.or("deadline", duration, DRAIN.deadline);
-    let spread = r.or("spread", duration, DRAIN.spread.min(deadline));
+/// What the file does not give of a drain is as `default` has it.
+pub(super) fn drain(r: &mut Reader, default: Drain) -> Drain {
+    let deadline = r.or("deadline", duration, default.deadline);
+    let spread = r.or("spread", duration, default.spread.min(deadline));
     if spread > deadline && r.is_sound() {
         let finding = Finding::error(r.span_of("spread"), "`spread` is longer than `deadline`")
             .label("endings are spread before the deadline")

@@ -43,7 +43,7 @@ fn id(name: &str) -> Option<ListenerId> {
 
 /// Binds and keeps; the orders hold the workers' sockets.
 fn take(listeners: &mut Listeners, config: &Config) -> Vec<Order> {
-    let bound = listeners.bind(config).expect("free addresses");
+    let bound = listeners.bind(config, &mut Inherited::default()).expect("free addresses");
     listeners.keep(bound, id).expect("duplicates")
 }
 
@@ -70,16 +70,18 @@ fn each_worker_has_its_own_socket_on_the_same_port() {
 #[test]
 fn a_port_that_somebody_listens_on_is_refused_with_who_to_look_for() {
     // Also somebody who would share it: a second process like this one.
-    let other = new(1).bind(&config(&[("web", ip("127.0.0.1:0"))])).expect("a free port");
+    let other = new(1).bind(&config(&[("web", ip("127.0.0.1:0"))]), &mut Inherited::default()).expect("a free port");
     let address = other.0[0].local.expect("bound");
     let bind = Bind::Ip(address);
     let mine = new(2);
-    let error = mine.bind(&config(&[("web", ip("127.0.0.1:0")), ("pg", bind.clone())])).expect_err("taken");
+    let error = mine
+        .bind(&config(&[("web", ip("127.0.0.1:0")), ("pg", bind.clone())]), &mut Inherited::default())
+        .expect_err("taken");
     let text = error.to_string();
     assert!(text.starts_with(&format!("listener.pg: {address}: ")), "{text}");
     assert!(text.contains(&format!("ss -ltnp 'sport = :{}'", address.port())), "{text}");
     drop(other);
-    mine.bind(&config(&[("pg", bind)])).expect("free again");
+    mine.bind(&config(&[("pg", bind)]), &mut Inherited::default()).expect("free again");
 }
 
 #[test]
@@ -89,11 +91,13 @@ fn connections_that_a_predecessor_left_do_not_keep_its_port() {
     let client = TcpStream::connect(address).expect("a connection");
     let (served, _) = old.accept().expect("a connection");
     drop(old);
-    new(1).bind(&config(&[("web", Bind::Ip(address))])).expect("only an established connection is left");
+    new(1)
+        .bind(&config(&[("web", Bind::Ip(address))]), &mut Inherited::default())
+        .expect("only an established connection is left");
     // Now in TIME_WAIT on the side of the port.
     drop(served);
     drop(client);
-    new(1).bind(&config(&[("web", Bind::Ip(address))])).expect("only a waiting one is left");
+    new(1).bind(&config(&[("web", Bind::Ip(address))]), &mut Inherited::default()).expect("only a waiting one is left");
 }
 
 #[test]
@@ -142,7 +146,7 @@ fn a_unix_socket_of_the_dead_is_replaced_and_one_of_the_living_is_not() {
     assert_eq!(orders.iter().map(|(worker, _)| *worker).collect::<Vec<_>>(), [0], "one socket, at worker 0");
     assert_eq!(path.metadata().expect("a socket").permissions().mode() & 0o777, UNIX_MODE);
     UnixStream::connect(&path).expect("it listens");
-    let error = new(2).bind(&config).expect_err("it lives").to_string();
+    let error = new(2).bind(&config, &mut Inherited::default()).expect_err("it lives").to_string();
     assert!(error.contains("ss -lx"), "{error}");
     UnixStream::connect(&path).expect("and still does");
     listeners.close();
@@ -218,18 +222,18 @@ fn tcp_and_udp_share_an_address_and_port() {
 #[test]
 fn a_udp_port_that_somebody_has_is_refused_with_who_to_look_for() {
     // Also somebody who would share it: a second process like this one.
-    let other = new(1).bind(&datagrams(&[("dns", ip("127.0.0.1:0"))])).expect("a free port");
+    let other = new(1).bind(&datagrams(&[("dns", ip("127.0.0.1:0"))]), &mut Inherited::default()).expect("a free port");
     let address = other.0[0].local.expect("bound");
     let bind = Bind::Ip(address);
     let mine = new(2);
-    let error = mine.bind(&datagrams(&[("dns", bind.clone())])).expect_err("taken");
+    let error = mine.bind(&datagrams(&[("dns", bind.clone())]), &mut Inherited::default()).expect_err("taken");
     let text = error.to_string();
     assert!(text.starts_with(&format!("listener.dns: {address}: ")), "{text}");
     assert!(text.contains(&format!("ss -lunp 'sport = :{}'", address.port())), "{text}");
     assert!(mine.are_held(&[Site::Udp(address)]));
     drop(other);
     assert!(!mine.are_held(&[Site::Udp(address)]));
-    mine.bind(&datagrams(&[("dns", bind)])).expect("free again");
+    mine.bind(&datagrams(&[("dns", bind)]), &mut Inherited::default()).expect("free again");
 }
 
 #[test]
@@ -265,9 +269,10 @@ fn a_renamed_listener_for_datagrams_keeps_its_sockets() {
 #[test]
 fn the_receive_buffer_of_new_datagram_sockets_is_known() {
     let listeners = new(2);
-    let bound = listeners.bind(&datagrams(&[("dns", ip("127.0.0.1:0"))])).expect("a free port");
+    let bound =
+        listeners.bind(&datagrams(&[("dns", ip("127.0.0.1:0"))]), &mut Inherited::default()).expect("a free port");
     let bytes = bound.receive_buffer_bytes().expect("there are datagram sockets");
     assert!((1..=udp::RECEIVE_BUFFER_BYTES).contains(&bytes), "{bytes}");
-    let bound = listeners.bind(&config(&[("web", ip("127.0.0.1:0"))])).expect("a free port");
+    let bound = listeners.bind(&config(&[("web", ip("127.0.0.1:0"))]), &mut Inherited::default()).expect("a free port");
     assert_eq!(bound.receive_buffer_bytes(), None);
 }

@@ -56,7 +56,8 @@ fn each_state_comes_of_its_layer_and_only_up_takes_clients() {
         assert!(!pool.backends[0].why(&pool.config).is_empty());
         assert_eq!(names_of(&wanted, now).contains(&"a".to_owned()), in_rotation, "{state:?}");
         let backend = &mut wanted.pools[0].backends[0];
-        (backend.place, backend.observed, backend.operator) = (fresh.0.clone(), fresh.1.clone(), Override::default());
+        (backend.place, backend.observed, backend.operator) =
+            (fresh.0.clone(), fresh.1.clone(), api::Override::default());
     }
 }
 
@@ -78,21 +79,28 @@ fn an_override_of_the_weight_lasts_until_the_file_says_another_one() {
     let (mut identities, names) = (Identities::new(1), Discovery::default());
     let mut file = config();
     let mut first = build(&file, None, &names, &mut identities);
-    first.pools[0].backends[0].operator = Override { state: Some(OperatorState::Drain), weight: Some(7) };
+    first.pools[0].backends[0].operator =
+        api::Override { state: Some(OperatorState::Drain), reason: Some("disk".into()), weight: Some(7) };
     first.pools[0].backends[0].observed.up = Some(false);
     first.pools[0].backends[0].observed.counts.failed.add(3);
 
     Arc::make_mut(&mut file.pools[0]).balance = config::Balance::Random;
     let second = build(&file, Some(&first), &names, &mut identities);
     let kept = &second.pools[0].backends[0];
-    assert_eq!(kept.operator, Override { state: Some(OperatorState::Drain), weight: Some(7) });
+    assert_eq!(
+        kept.operator,
+        api::Override { state: Some(OperatorState::Drain), reason: Some("disk".into()), weight: Some(7) }
+    );
     assert_eq!((kept.observed.up, kept.observed.counts.failed.read()), (Some(false), 3));
 
     let pool = Arc::make_mut(&mut file.pools[0]);
     Arc::make_mut(&mut pool.backends[0]).weight = 50;
     let third = build(&file, Some(&second), &names, &mut identities);
     let kept = &third.pools[0].backends[0];
-    assert_eq!(kept.operator, Override { state: Some(OperatorState::Drain), weight: None });
+    assert_eq!(
+        kept.operator,
+        api::Override { state: Some(OperatorState::Drain), reason: Some("disk".into()), weight: None }
+    );
     assert_eq!(kept.weight(), 50);
 }
 

@@ -83,15 +83,24 @@ impl DatagramSocket {
             // "[::]" means IPv6 only: then 0.0.0.0 may be bound beside it, whatever bindv6only says.
             options.set_only_v6(true)?;
         }
-        if address.ip().is_unspecified() {
-            match address {
-                SocketAddr::V4(_) => set_option(&socket.0, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?,
-                SocketAddr::V6(_) => set_option(&socket.0, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?,
-            }
-        }
-        socket.widen(buffer_bytes, offload)?;
+        socket.adopt(address, buffer_bytes, offload)?;
         options.bind(&address.into())?;
         Ok(socket)
+    }
+
+    /// Gives a socket for datagrams to `address` that somebody else has made all that can be given to it afterwards.
+    ///
+    /// # Errors
+    /// Those of fcntl(2) and setsockopt(2).
+    pub fn adopt(&self, address: SocketAddr, buffer_bytes: usize, offload: Offload) -> io::Result<()> {
+        SockRef::from(&self.0).set_nonblocking(true)?;
+        if address.ip().is_unspecified() {
+            match address {
+                SocketAddr::V4(_) => set_option(&self.0, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?,
+                SocketAddr::V6(_) => set_option(&self.0, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?,
+            }
+        }
+        self.widen(buffer_bytes, offload)
     }
 
     /// A socket that speaks with one peer only, from `source` when given. See [`DatagramSocket::widen`] for one that has

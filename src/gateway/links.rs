@@ -1,0 +1,87 @@
+//! Connections to backends, so that an operator can end them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Waker};
+
+use crate::id::BackendId;
+
+/// What ends one connection: whoever reads from it, now or later, finds it broken.
+#[derive(Debug, Default)]
+pub struct Handle {
+    is_ended: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+}
+
+impl Handle {
+    /// Ends it.
+    pub fn end(&self) {
+        self.is_ended.set(true);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Whether it was ended.
+    pub fn is_ended(&self) -> bool {
+        self.is_ended.get()
+    }
+
+    /// Who is to be woken.
+    pub fn note_reader(&self, cx: &Context<'_>) {
+        let mut reader = self.reader.borrow_mut();
+        if !reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *reader = Some(cx.waker().clone());
+        }
+    }
+}
+
+/// Those of one thread, idle or not. Those that are gone are forgotten when there is no room for another one: there are
+/// never more than twice as many as there were connections at once.
+#[derive(Default)]
+pub struct Links(RefCell<Vec<(BackendId, Weak<Handle>)>>);
+
+impl Links {
+    /// A new connection.
+    pub fn add(&self, backend: BackendId) -> Rc<Handle> {
+        let handle = Rc::new(Handle::default());
+        let mut links = self.0.borrow_mut();
+        if links.len() == links.capacity() {
+            links.retain(|(_, handle)| handle.strong_count() > 0);
+        }
+        links.push((backend, Rc::downgrade(&handle)));
+        handle
+    }
+
+    /// The connections to this backend.
+    pub fn of(&self, backend: BackendId) -> Vec<Rc<Handle>> {
+        let links = self.0.borrow();
+        links.iter().filter(|(of, _)| *of == backend).filter_map(|(_, handle)| handle.upgrade()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_that_are_gone_are_forgotten() {
+        let links = Links::default();
+        let kept: Vec<_> = (0..3).map(|_| links.add(BackendId(1))).collect();
+        for _ in 0..10_000 {
+            links.add(BackendId(2));
+        }
+        assert_eq!(links.of(BackendId(1)).len(), kept.len());
+        assert!(links.of(BackendId(2)).is_empty());
+        assert!(links.0.borrow().capacity() < 100);
+    }
+
+    #[test]
+    fn who_reads_is_woken_at_the_end() {
+        let handle = Handle::default();
+        handle.note_reader(&Context::from_waker(Waker::noop()));
+        assert!(!handle.is_ended());
+        handle.end();
+        assert!(handle.is_ended() && handle.reader.borrow().is_none());
+    }
+}
