@@ -49,8 +49,7 @@ pub(super) async fn start(source: Source, mut inherited: Inherited, desk: Desk) 
     let config = Arc::new(config);
     let offload = Offload::probe();
 
-    let Claimed { admin, metrics, mut listeners, bound } = claim(&config, workers, offload, &mut inherited).await?;
-    inherited.settle();
+    let Claimed { admin, metrics, listeners, bound } = claim(&config, workers, offload, &mut inherited).await?;
     let (teller, mut news) = mpsc::channel(discovery::NEWS_MAX);
     let mut discovery = Discovery::default();
     discovery.wait(&config, discovery::START_PATIENCE, (&teller, &mut news)).await;
@@ -72,9 +71,6 @@ pub(super) async fn start(source: Source, mut inherited: Inherited, desk: Desk) 
     let (mut observers, verdicts) = Observers::new();
     observers.set(&mut wanted);
     let now = now();
-    let orders = listeners
-        .keep(bound, |name| wanted.listener_id(name))
-        .map_err(|error| Failure::System { what: "the listeners' sockets", error })?;
     let mut supervisor = Supervisor {
         source,
         wanted,
@@ -102,12 +98,21 @@ pub(super) async fn start(source: Source, mut inherited: Inherited, desk: Desk) 
         last_reload: (wall_clock(), true),
         status: String::new(),
     };
-    let order = supervisor.engines.order(orders);
-    order.map_err(|error| Failure::System { what: "the gateway", error })?;
-    supervisor.listeners.store();
+    supervisor.listen(bound)?;
     supervisor.tell_status();
     notify::ready(&supervisor.status);
     Ok(supervisor)
+}
+
+impl Supervisor {
+    /// Clients may come.
+    fn listen(&mut self, bound: Bound) -> Result<(), Failure> {
+        let orders = self.listeners.keep(bound, |name| self.wanted.listener_id(name));
+        let orders = orders.map_err(|error| Failure::System { what: "the listeners' sockets", error })?;
+        self.engines.order(orders).map_err(|error| Failure::System { what: "the gateway", error })?;
+        self.listeners.store();
+        Ok(())
+    }
 }
 
 fn watchdog(now: Instant) -> Option<Watchdog> {
@@ -141,6 +146,7 @@ async fn claim(
     let metrics = bind_metrics(config, inherited).await?;
     let listeners = Listeners::new(workers, offload);
     let bound = listeners.bind(config, inherited)?;
+    inherited.settle();
     Ok(Claimed { admin, metrics, listeners, bound })
 }
 

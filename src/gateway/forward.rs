@@ -87,10 +87,7 @@ pub async fn forward(
     thread.budgets.earn(pool.id, route.retry.as_ref());
     loop {
         let (backend, place) = tries.choose(named.as_deref()).await?;
-        let (mut link, idle) = match tries.connect(&backend).await? {
-            Some(connected) => connected,
-            None => continue,
-        };
+        let Some((mut link, idle)) = tries.connect(&backend).await? else { continue };
         record.attempts += 1;
         let may_break = idle.is_some_and(|idle| idle >= FRESH) && !tries.reused_broke;
         let spare = (may_repeat && (may_break || route.retry.is_some())).then(|| head_of(&request));
