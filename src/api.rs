@@ -123,6 +123,23 @@ pub struct Datagrams {
     pub dropped: BTreeMap<String, u64>,
 }
 
+/// `POST /v1/upgrade`: another process serves now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// Its process id.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Connections that go on there.
+    pub connections: u64,
+    /// Flows that go on there.
+    pub flows: u64,
+    /// Connections and flows that could not move: the process that was asked drains them.
+    pub draining: u64,
+    /// By when it ends them by force, from now.
+    pub drain_deadline: String,
+}
+
 /// A pool: also `GET /v1/pools/{pool}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pool {

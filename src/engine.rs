@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Bind;
+use crate::handover::{self, Batch};
 use crate::id::{BackendId, ListenerId};
 use crate::reason::{CloseReason, ConnectFailure};
+use crate::snapshot::Backend;
+use crate::stats::{BackendSlot, ListenerSlot};
 
 /// What control tells a thread of an engine.
 #[derive(Debug)]
@@ -51,6 +54,112 @@ pub enum Command {
     Wake,
     /// End every connection now, then the thread.
     Stop,
+    /// What only workers know of: an upgrade.
+    HandOver(HandOver),
+}
+
+/// The steps of an upgrade, as a worker takes part in it; see `worker::handover`.
+#[derive(Debug)]
+pub enum HandOver {
+    /// Take no new clients and no datagrams for a moment: they wait in the kernel.
+    Pause(Answer<Paused>),
+    /// Lay connections and flows aside that may be handed over, the longest idle ones first. An empty batch: that was all.
+    Park {
+        /// Also those that move bytes just now.
+        busy: bool,
+        /// Descriptors in the batch.
+        max: usize,
+        /// The batch, with descriptors of its own.
+        answer: Answer<Result<Batch, String>>,
+    },
+    /// Nothing comes of it: go on as if nothing had been.
+    Resume,
+    /// The successor does not take these, by their tokens.
+    Keep(Vec<u64>),
+    /// The successor has taken all others over, and the sockets that are listened on.
+    Forget(Answer<()>),
+    /// Go on with these, which a predecessor has handed over.
+    Adopt {
+        /// The last id of the predecessor in the log.
+        last_id: u64,
+        /// Connections.
+        pairs: Vec<AdoptedPair>,
+        /// Flows.
+        flows: Vec<AdoptedFlow>,
+    },
+}
+
+/// Where a thread puts an answer that control waits for.
+pub struct Answer<T>(Box<dyn FnOnce(T) + Send>);
+
+impl<T> Answer<T> {
+    /// It goes there.
+    pub fn new(put: impl FnOnce(T) + Send + 'static) -> Self {
+        Self(Box::new(put))
+    }
+
+    /// The one time.
+    pub fn give(self, answer: T) {
+        (self.0)(answer);
+    }
+}
+
+impl<T> std::fmt::Debug for Answer<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Answer")
+    }
+}
+
+/// How a worker stands that takes no new clients.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Paused {
+    /// Connections that will be established, or have failed, in a moment.
+    pub connecting: usize,
+    /// Its last id in the log.
+    pub last_id: u64,
+}
+
+/// A connection that goes on here.
+#[derive(Debug)]
+pub struct AdoptedPair {
+    /// How far it has come.
+    pub pair: handover::Pair,
+    /// The client's socket.
+    pub client: OwnedFd,
+    /// The backend's.
+    pub backend: OwnedFd,
+    /// What is held for the backend, and for the client.
+    pub held: [Held; 2],
+    /// Its place among the listener's connections.
+    pub slot: ListenerSlot,
+    /// Its place on the backend.
+    pub place: BackendSlot,
+}
+
+/// What a direction holds.
+#[derive(Debug)]
+pub enum Held {
+    /// Nothing.
+    Nothing,
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// A pipe with bytes in it: its read and its write end.
+    Pipe(OwnedFd, OwnedFd),
+}
+
+/// A flow that goes on here.
+#[derive(Debug)]
+pub struct AdoptedFlow {
+    /// How far it has come.
+    pub flow: handover::Flow,
+    /// The socket towards the backend.
+    pub outlet: OwnedFd,
+    /// Its place among the listener's flows.
+    pub slot: ListenerSlot,
+    /// Its place on the backend.
+    pub place: BackendSlot,
+    /// Who serves it.
+    pub backend: Arc<Backend>,
 }
 
 /// Whose connections.

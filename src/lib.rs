@@ -7,18 +7,19 @@
 //!
 //! ```text
 //! L0  id, reason, api, timer, limit, queue ->
-//!     stats    -> id limit queue reason
+//!     handover -> api
+//!     stats    -> handover id limit queue reason
 //!     access   -> reason stats
 //! L1  sys, config, balance ->
 //! L2  tls      -> config
 //!     snapshot -> balance config id stats tls
-//!     engine   -> config id reason
-//! L3  tcp      -> id reason sys
-//!     udp      -> balance config id limit reason snapshot stats sys timer
-//! L4  worker   -> access balance config engine id limit queue reason snapshot stats sys tcp timer udp
+//!     engine   -> config handover id reason snapshot stats
+//! L3  tcp      -> handover id reason sys
+//!     udp      -> balance config handover id limit reason snapshot stats sys timer
+//! L4  worker   -> access balance config engine handover id limit queue reason snapshot stats sys tcp timer udp
 //!     health   -> config id tls
 //!     gateway  -> access balance config engine id limit reason snapshot stats sys
-//! L5  control  -> access api balance config engine gateway health id limit reason snapshot stats sys tls worker
+//! L5  control  -> access api balance config engine gateway handover health id limit reason snapshot stats sys tls worker
 //! L6  cli      -> api config control gateway sys
 //!     main     -> cli
 //! ```
@@ -87,6 +88,15 @@
 //! snapshot (pools whose rotation is the same keep their picker) and publishes it by one swap. Workers look once a turn.
 //! What was removed drains by command; connections keep what they need by `Arc`, and all others never notice.
 //!
+//! **An upgrade.** A request has the supervisor start the program on disk, whose standard input is a socket between the
+//! two (`control::upgrade`). The successor reads the file and says hello; it is sent what there is, with the listening
+//! sockets, and is prepared once all it needs is made of them. Then the workers take no new clients, and
+//! `worker::handover` parks connections batch by batch, the longest idle ones first, and flows at the end: they are not
+//! watched any more, and descriptors of the same sockets and pipes go out with how far each has come. The successor holds
+//! them without touching one until it is told that this was all, and says *taken*: that word is the one point of no
+//! return. Before it every failure and every death of the successor has the workers watch again what they have parked.
+//! After it they forget, without an end, a count or a line in the log, and the process drains what could not move.
+//!
 //! # What always holds
 //!
 //! - One writer: only control publishes, through a [`snapshot::Publisher`] that cannot be cloned.
@@ -112,6 +122,7 @@ pub mod gateway;
 #[cfg(not(feature = "gateway"))]
 #[path = "no_gateway.rs"]
 pub mod gateway;
+pub mod handover;
 pub mod health;
 pub mod id;
 pub mod limit;

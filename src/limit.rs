@@ -145,6 +145,11 @@ impl<K: Copy + Eq + Hash> Limiter<K> {
         self.shard(key).admit(key, nanoseconds(now))
     }
 
+    /// Counts a connection that another process has admitted. [`Limiter::release`] has to follow.
+    pub fn adopt(&self, key: K) {
+        self.shard(key).adopt(key);
+    }
+
     /// Asks for one request at `now`, of which only the rate counts.
     ///
     /// # Errors
@@ -193,6 +198,13 @@ impl<K: Copy + Eq + Hash> Shard<K> {
             return Ok(());
         };
         client.admit(self.limits.connections, pace, now)
+    }
+
+    fn adopt(&mut self, key: K) {
+        if self.clients.contains_key(&key) || self.has_room(0) {
+            let client = self.clients.entry(key).or_default();
+            client.connections = client.connections.saturating_add(1);
+        }
     }
 
     fn request(&mut self, key: K, now: u64) -> Result<Allowance, Duration> {

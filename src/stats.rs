@@ -5,11 +5,15 @@
 //! cells up when asked. Only what decides something for everybody (connections of a backend, of a listener) is one
 //! shared atomic. All of it is keyed by identity and outlives every snapshot.
 
+mod carry;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+
+pub use carry::{Carry, Named};
 
 use crate::id::{BackendId, ListenerId, PoolId};
 use crate::limit::Limiter;

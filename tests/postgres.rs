@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use harness::{Evener, SOON, config, entry, local, require, skip, wait_until};
+use harness::{Evener, Line, SOON, config, entry, local, require, skip, wait_until};
 use servers::{Postgres, checks};
 
 const TRUST: &str = "local all all trust\nhost all all 127.0.0.1/32 trust\n";
@@ -143,4 +143,24 @@ fn a_session_stays_where_it_is_while_the_other_server_restarts() {
     servers[0].resume();
     harness::holds_for(Duration::from_millis(500), "the sessions are there", || evener.active("web", "other") == 4);
     assert_flawless(&running.wait_with_output().unwrap());
+}
+
+#[test]
+fn ten_upgrades_in_a_row_fail_no_transaction_and_end_no_session() {
+    let test = "ten_upgrades_in_a_row_fail_no_transaction_and_end_no_session";
+    let Some((servers, evener)) = start(test) else { return };
+    drop(evener);
+    let line = Line::start(&file(&servers, ""));
+    let port = line.port("web");
+    let mut stays: Child = pgbench(port, &["-T", "20"]).spawn().unwrap();
+    let comes: Child = pgbench(port, &["-C", "-T", "20"]).spawn().unwrap();
+    wait_until(SOON, "its sessions are there", || line.status()["process"]["connections"].as_u64() >= Some(4));
+    for _ in 0..10 {
+        line.upgrade();
+    }
+    let is_loaded = stays.try_wait().unwrap().is_none();
+    assert!(is_loaded, "the upgrades took longer than the load");
+    for child in [stays, comes] {
+        assert_flawless(&child.wait_with_output().unwrap());
+    }
 }

@@ -21,6 +21,8 @@ use crate::control::log::wants_colour;
 const ADMIN: &str = "/run/evener/admin.sock";
 /// The longest that an answer is waited for; a reload may wait for a resolver.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// The same for an upgrade, which waits for a program to start and to take many connections over.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(110);
 /// Bytes of an answer: tens of thousands of backends.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -79,16 +81,31 @@ impl Client {
         self.ask(Method::POST, "/v1/reload", Vec::new())
     }
 
+    /// Has the program on disk take over.
+    pub fn upgrade(&self) -> anyhow::Result<api::Upgraded> {
+        self.ask_within(UPGRADE_TIMEOUT, Method::POST, "/v1/upgrade", Vec::new())
+    }
+
     /// Has the process end within the deadline; answers with the one that holds.
     pub fn drain(&self, drain: &api::Drain) -> anyhow::Result<api::Drain> {
         self.ask(Method::POST, "/v1/drain", serde_json::to_vec(drain)?)
     }
 
     fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<T> {
+        self.ask_within(TIMEOUT, method, path, body)
+    }
+
+    fn ask_within<T: DeserializeOwned>(
+        &self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<T> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let exchange = async { tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await };
+        let exchange = async { tokio::time::timeout(limit, self.exchange(method, path, body)).await };
         let (status, body) = runtime.block_on(exchange).map_err(|_| {
-            anyhow!("{}: no answer within {}s; does the process hang?", self.socket.display(), TIMEOUT.as_secs())
+            anyhow!("{}: no answer within {}s; does the process hang?", self.socket.display(), limit.as_secs())
         })??;
         if status.is_success() {
             let what = || format!("{}: the answer is not understood; is it the same version?", self.socket.display());

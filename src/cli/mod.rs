@@ -23,6 +23,7 @@ mod run;
 mod schema;
 mod status;
 mod table;
+mod upgrade;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -84,6 +85,8 @@ enum Verb {
     },
     /// Make the running process read its file again, and say what came of it
     Reload,
+    /// Have the program on disk take over from the running one: connections and flows go on there
+    Upgrade,
     /// Take no new clients, let connections and flows finish, end the process; or the same for one listener, until `ready`
     Drain {
         /// Only this listener: its sockets are closed, the process goes on
@@ -155,6 +158,7 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
         Verb::Status { pool, json, .. } => status::status(&client()?, pool.as_deref(), *json),
         Verb::Backend { which, change } => backend::change(&client()?, which, change),
         Verb::Reload => reload::reload(&client()?),
+        Verb::Upgrade => upgrade::upgrade(&client()?),
         Verb::Drain { listener, deadline, spread } => drain::drain(&client()?, listener.as_deref(), *deadline, *spread),
         Verb::Ready { listener } => drain::ready(&client()?, listener),
         Verb::Doctor { json } => doctor::doctor(&arguments.config, arguments.admin.as_deref(), *json),

@@ -89,6 +89,15 @@ pub(super) fn parse_socket_address(text: &str) -> Result<SocketAddr, Fault> {
     }
 }
 
+/// As another process has written it.
+impl std::str::FromStr for Address {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        parse_address(text).map_err(drop)
+    }
+}
+
 /// Where a backend is: an IP address, a unix socket or a host name, each but the socket with a port.
 pub(super) fn parse_address(text: &str) -> Result<Address, Fault> {
     if let Some(path) = text.strip_prefix("unix:") {

@@ -14,7 +14,7 @@ use super::desk::{Desk, Gone, ListenerChange, Refusal, Request, Span};
 use super::http::{self, Answer};
 use super::listeners::{clear_stale, inode};
 use super::operate::check_reason;
-use crate::{api, config};
+use crate::{api, config, handover};
 
 /// Access to the socket.
 const SOCKET_MODE: u32 = 0o660;
@@ -26,11 +26,30 @@ const FOLDER_MODE: u32 = 0o755;
 pub struct SocketFile {
     path: PathBuf,
     inode: Option<(u64, u64)>,
+    /// Not another process's, before or behind an upgrade.
+    is_ours: bool,
+}
+
+impl SocketFile {
+    /// What a successor has to know of it.
+    pub fn describe(&self) -> handover::Admin {
+        handover::Admin { path: self.path.to_string_lossy().into_owned(), inode: self.inode }
+    }
+
+    /// The file of a predecessor, which it is until that has been succeeded.
+    pub fn inherit(from: &handover::Admin) -> Self {
+        Self { path: PathBuf::from(&from.path), inode: from.inode, is_ours: false }
+    }
+
+    /// Whether it is ours from now on, or another process's.
+    pub fn set_ours(&mut self, is_ours: bool) {
+        self.is_ours = is_ours;
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.inode.is_some() && inode(&self.path) == self.inode {
+        if self.is_ours && self.inode.is_some() && inode(&self.path) == self.inode {
             // A file that stays behind is found stale by the next start.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -74,7 +93,7 @@ pub async fn bind(path: &Path) -> Result<(UnixListener, SocketFile), AdminError>
     let listener = UnixListener::bind(&fresh).map_err(failed)?;
     std::fs::set_permissions(&fresh, PermissionsExt::from_mode(SOCKET_MODE)).map_err(failed)?;
     std::fs::rename(&fresh, path).map_err(failed)?;
-    Ok((listener, SocketFile { path: path.to_owned(), inode: inode(path) }))
+    Ok((listener, SocketFile { path: path.to_owned(), inode: inode(path), is_ours: true }))
 }
 
 /// The same with a socket that the service manager has made: its file is not ours to remove.
@@ -88,7 +107,7 @@ pub fn adopt(path: &Path, socket: OwnedFd) -> Result<(UnixListener, SocketFile),
         UnixListener::from_std(socket)
     };
     let listener = adopt().map_err(|error| AdminError::Io { path: path.to_owned(), error })?;
-    Ok((listener, SocketFile { path: path.to_owned(), inode: None }))
+    Ok((listener, SocketFile { path: path.to_owned(), inode: None, is_ours: true }))
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {
@@ -143,12 +162,15 @@ pub async fn answer(desk: Desk, request: HttpRequest<Incoming>) -> Answer {
             };
             drain(&desk, &body).await
         }
+        (["v1", "upgrade"], &Method::POST) => desk.ask(Request::Upgrade).await.map(outcome),
         (["v1", "config"], &Method::GET) => {
             desk.ask(Request::Config).await.map(|text| http::text(StatusCode::OK, text))
         }
         (["v1", "status" | "config"] | ["v1", "pools", _], _) => Ok(http::not_allowed("GET")),
         (["v1", "pools", _, "backends", _] | ["v1", "listeners", _], _) => Ok(http::not_allowed("PUT")),
-        (["v1", "reload" | "drain"] | ["v1", "pools", _, "backends", _, "close"], _) => Ok(http::not_allowed("POST")),
+        (["v1", "reload" | "drain" | "upgrade"] | ["v1", "pools", _, "backends", _, "close"], _) => {
+            Ok(http::not_allowed("POST"))
+        }
         _ => Ok(http::error(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))),
     };
     result.unwrap_or_else(|gone: Gone| http::error(StatusCode::SERVICE_UNAVAILABLE, gone.to_string()))

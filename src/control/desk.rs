@@ -31,6 +31,8 @@ pub enum Request {
     },
     /// Read the file again.
     Reload(oneshot::Sender<Result<api::Reloaded, Refusal>>),
+    /// Have the program on disk take over.
+    Upgrade(oneshot::Sender<Result<api::Upgraded, Refusal>>),
     /// End a backend's connections, evenly over this time or the file's `drain.spread`.
     Close {
         /// The pool's name.

@@ -60,6 +60,14 @@ impl Listen for tokio::net::TcpListener {
     }
 }
 
+impl<L: Listen + Send + Sync> Listen for Arc<L> {
+    type Stream = L::Stream;
+
+    fn next(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send {
+        L::next(self)
+    }
+}
+
 /// Serves connections until the task is dropped.
 pub async fn serve<L, H, F>(listener: L, handle: H)
 where

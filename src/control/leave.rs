@@ -66,16 +66,18 @@ pub struct Leaving {
     /// When to look next.
     pub next_look: Instant,
     quiet: u32,
+    /// Another process has taken over. Nobody has asked this one to end in a hurry.
+    pub is_succeeded: bool,
 }
 
 impl Leaving {
     /// Without waiting for anybody.
     pub fn at_once() -> Self {
-        Self { until: None, next_look: now(), quiet: 0 }
+        Self { until: None, next_look: now(), quiet: 0, is_succeeded: false }
     }
 
     fn until_at(until: Instant) -> Self {
-        Self { until: Some(until), next_look: now() + LOOK_INTERVAL, quiet: 0 }
+        Self { until: Some(until), next_look: now() + LOOK_INTERVAL, quiet: 0, is_succeeded: false }
     }
 
     /// When what is left is ended.
@@ -98,7 +100,7 @@ impl Leaving {
 impl Supervisor {
     /// A signal to end: the first one drains, a second one ends at once.
     pub(super) fn leave(&mut self) {
-        if self.leaving.is_none() {
+        if self.leaving.as_ref().is_none_or(|leaving| leaving.is_succeeded) {
             self.drain(Span::default());
             return;
         }
@@ -164,7 +166,7 @@ mod tests {
     fn it_is_over_when_nothing_is_left_twice_or_at_the_deadline() {
         let start = now();
         let at = |ms| start + Duration::from_millis(ms);
-        let leaving = || Leaving { until: Some(at(1000)), next_look: at(50), quiet: 0 };
+        let leaving = || Leaving { until: Some(at(1000)), next_look: at(50), quiet: 0, is_succeeded: false };
 
         let mut idle = leaving();
         assert!(!idle.is_over(0, at(10)));

@@ -5,6 +5,8 @@
 //! made with mode 0666: clients are other users, and who may reach it is decided by its folder. TCP and UDP may share an
 //! address and port, as DNS has it: they are different sites.
 
+mod handover;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,6 +35,8 @@ pub struct Listeners {
     open: Vec<Open>,
     /// What the service manager has in store, by listener.
     stored: Vec<(String, Site)>,
+    /// Those of a predecessor, until they are claimed.
+    inherited: handover::Inherited,
 }
 
 /// An address, and what arrives there: TCP and UDP have each their own ports.
@@ -86,7 +90,7 @@ pub struct ListenError {
 impl Listeners {
     /// None yet, for so many workers.
     pub fn new(workers: usize, offload: Offload) -> Self {
-        Self { workers, offload, open: Vec::new(), stored: Vec::new() }
+        Self { workers, offload, open: Vec::new(), stored: Vec::new(), inherited: Vec::new() }
     }
 
     /// What datagram sockets ask the kernel for.
@@ -98,14 +102,17 @@ impl Listeners {
     ///
     /// # Errors
     /// The first address that cannot be had; nothing has changed then.
-    pub fn bind(&self, config: &Config, inherited: &mut Inherited) -> Result<Bound, ListenError> {
-        let missing = || sites(config).filter(|(listener, site)| !self.open.iter().any(|open| open.is(listener, site)));
+    pub fn bind(&mut self, config: &Config, inherited: &mut Inherited) -> Result<Bound, ListenError> {
+        let mut bound = self.claim(config)?;
+        let is_there =
+            |listener: &Listener, site: &Site| self.open.iter().chain(&bound.0).any(|open| open.is(listener, site));
+        let missing: Vec<(&Listener, Site)> =
+            sites(config).filter(|(listener, site)| !is_there(listener, site)).collect();
         // All are probed before the first is bound: with SO_REUSEPORT our own sockets would be found taken.
-        for (listener, site) in missing().filter(|(listener, site)| !inherited.has(&listener.name, site)) {
-            self.probe(&site).map_err(|error| explain(listener, &site, error))?;
+        for (listener, site) in missing.iter().filter(|(listener, site)| !inherited.has(&listener.name, site)) {
+            self.probe(site, &bound).map_err(|error| explain(listener, site, error))?;
         }
-        let mut bound = Bound::default();
-        for (listener, site) in missing() {
+        for (listener, site) in missing {
             let open = match self.moved(config, &site) {
                 Some(from) => from.duplicate(listener, &site, options(config, listener)),
                 None => match inherited.take(&listener.name, &site) {
@@ -126,7 +133,7 @@ impl Listeners {
         let mut orders = Vec::new();
         for open in bound.0 {
             let Some(listener) = id(&open.name) else { continue };
-            for (thread, socket) in open.threads(self.workers).cycle().zip(&open.sockets) {
+            for (thread, socket) in open.threads(self.workers).zip(&open.sockets) {
                 let socket = socket.try_clone()?;
                 orders.push((thread, Command::Listen { listener, bind: open.site.bind(), socket }));
             }
@@ -190,12 +197,12 @@ impl Listeners {
     /// Whether anybody still has one of these: workers let go in their own time. The file of a unix socket is gone at
     /// once.
     pub fn are_held(&self, sites: &[Site]) -> bool {
-        sites.iter().any(|site| !matches!(site, Site::Unix(_)) && self.probe(site).is_err())
+        sites.iter().any(|site| !matches!(site, Site::Unix(_)) && self.probe(site, &Bound::default()).is_err())
     }
 
     /// An open socket of this site whose listener gives it up in `config`.
     fn moved(&self, config: &Config, site: &Site) -> Option<&Open> {
-        if matches!(site, Site::Tcp(address) | Site::Http(address) | Site::Udp(address) if address.port() == 0) {
+        if site.is_chosen() {
             return None;
         }
         let stays = |open: &Open| sites(config).any(|(listener, site)| open.is(listener, &site));
@@ -204,20 +211,25 @@ impl Listeners {
 
     /// Whether somebody else has the address. SO_REUSEPORT lets a second process of the same user bind it too and
     /// take half of the clients, silently; a bind without it is refused while anybody has it.
-    fn probe(&self, site: &Site) -> io::Result<()> {
+    fn probe(&self, site: &Site, bound: &Bound) -> io::Result<()> {
         let address = match site {
             Site::Tcp(address) | Site::Http(address) | Site::Udp(address) => *address,
-            Site::Unix(path) if self.open.iter().any(|open| open.site == *site) => {
+            Site::Unix(path) if self.known(bound).any(|open| open.site == *site) => {
                 return path.metadata().map(drop);
             }
             Site::Unix(path) => return clear_stale(path),
         };
         let is_ours =
             |open: &Open| open.site.is_kin_of(site) && open.local.is_some_and(|local| local.port() == address.port());
-        if address.port() == 0 || self.open.iter().any(is_ours) {
+        if address.port() == 0 || self.known(bound).any(is_ours) {
             return Ok(());
         }
         bind_alone(site, address).map(drop)
+    }
+
+    /// Everything that is open here, in whoever's name.
+    fn known<'a>(&'a self, bound: &'a Bound) -> impl Iterator<Item = &'a Open> {
+        self.open.iter().chain(&bound.0).chain(self.inherited.iter().map(|(_, open)| open))
     }
 
     fn open(&self, config: &Config, listener: &Listener, site: &Site) -> io::Result<Open> {
@@ -319,11 +331,11 @@ impl Open {
         self.name == listener.name && self.site == *site && self.is_http == is_http(listener)
     }
 
-    /// Who has its sockets: one each, among the workers or the gateway's threads, of which there are as many; where there
-    /// are more sockets, they go round.
-    fn threads(&self, workers: usize) -> std::ops::Range<usize> {
+    /// Who has its sockets, among the workers or the gateway's threads, of which there are as many: one each, unless a
+    /// predecessor had more workers.
+    fn threads(&self, workers: usize) -> impl Iterator<Item = usize> + use<> {
         let first = if self.is_http { workers } else { 0 };
-        first..first + self.sockets.len().min(workers)
+        (0..self.sockets.len()).map(move |socket| first + socket % workers)
     }
 
     fn address(&self) -> String {

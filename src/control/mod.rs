@@ -5,16 +5,17 @@
 //! answers of resolvers, files of backends, time. So there is one writer, and no lock.
 //!
 //! `start` brings all up in an order in which every failure leaves nothing behind, `reload` takes a new file over,
-//! `leave` ends. `wanted` holds the three layers, `publish` makes snapshots of them, `identities` keeps the counts,
-//! `discovery` knows where backends are, `listeners` the sockets, `inherited` those that came from outside, `store` those
-//! that outlive us, `observe` listens to the checks, `capacity` and `udp` know what the host gives. `operate` does what
-//! operators ask for. `desk`, `admin`, `http`, `status`, `metrics` are for those who ask; `notify` and `log` for those who
-//! watch.
+//! `leave` ends, `upgrade` has another process go on. `wanted` holds the three layers, `publish` makes snapshots of them,
+//! `identities` keeps the counts, `discovery` knows where backends are, `listeners` the sockets, `inherited` those that came
+//! from outside, `store` those that outlive us, `observe` listens to the checks, `capacity` and `udp` know what the host
+//! gives. `operate` does what operators ask for. `desk`, `doors`, `admin`, `http`, `status`, `metrics` are for those who ask;
+//! `notify` and `log` for those who watch.
 
 pub mod admin;
 pub mod capacity;
 pub mod desk;
 mod discovery;
+mod doors;
 mod engines;
 mod http;
 mod identities;
@@ -35,6 +36,7 @@ mod start;
 mod status;
 mod store;
 pub mod udp;
+pub mod upgrade;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -47,6 +49,7 @@ use tokio::sync::mpsc;
 
 use self::desk::{Desk, Request, Requests};
 use self::discovery::{Discovery, News, Teller};
+use self::doors::Doors;
 use self::engines::Engines;
 use self::identities::Identities;
 use self::inherited::Inherited;
@@ -55,6 +58,8 @@ use self::listeners::Listeners;
 use self::observe::Observers;
 use self::source::Source;
 use self::status::Scene;
+use self::upgrade::receive::Predecessor;
+use self::upgrade::{Arrival, Offer};
 use self::wanted::Wanted;
 use crate::access::Journal;
 use crate::api::State;
@@ -94,6 +99,9 @@ pub enum Failure {
         /// What happened.
         error: io::Error,
     },
+    /// It was started to take over from another process, which came to nothing.
+    #[error("{0}")]
+    Upgrade(String),
     /// The system refuses something that every process needs.
     #[error("{what}: {error}")]
     System {
@@ -115,8 +123,17 @@ pub fn run(source: Source, inherited: Inherited, (desk, requests): (Desk, Reques
         .build()
         .map_err(|error| Failure::System { what: "the control plane's event loop", error })?;
     let result = runtime.block_on(async {
-        let supervisor = start::start(source, inherited, desk).await?;
-        supervisor.serve(requests).await;
+        let predecessor = Predecessor::find();
+        let mut predecessor = predecessor.map_err(|error| Failure::System { what: "the running process", error })?;
+        match start::start(source, inherited, desk, &mut predecessor).await {
+            Ok(supervisor) => supervisor.serve(requests).await,
+            Err(failure) => {
+                if let Some(predecessor) = &mut predecessor {
+                    predecessor.refuse(&failure).await;
+                }
+                return Err(failure);
+            }
+        }
         Ok(())
     });
     // A resolver that does not answer must not hold up the end.
@@ -138,8 +155,8 @@ struct Supervisor {
     counts: WorkersStats,
     journal: Arc<Journal>,
     access_log: Option<log::AccessLog>,
-    /// Dropped at the end: the socket's file goes with it.
-    _admin: Option<admin::SocketFile>,
+    doors: Doors,
+    offer: Offer,
     signals: leave::Signals,
     inbox: Inbox,
     /// Backends whose connections are to be ended, and when.
@@ -151,6 +168,8 @@ struct Supervisor {
     max_connections: u32,
     fds_limit: u64,
     started: Instant,
+    /// When the workers' clock was at 0.
+    clock: Instant,
     last_reload: (SystemTime, bool),
     status: String,
 }
@@ -162,6 +181,7 @@ struct Inbox {
     notes: mpsc::Receiver<Note>,
     news: mpsc::Receiver<News>,
     teller: Teller,
+    arrivals: mpsc::Receiver<Arrival>,
 }
 
 #[derive(Debug)]
@@ -182,6 +202,7 @@ impl Supervisor {
                 Some(verdict) = self.inbox.verdicts.recv() => self.on_verdict(verdict),
                 Some(note) = self.inbox.notes.recv() => self.on_note(note),
                 Some(news) = self.inbox.news.recv() => self.on_news(news),
+                Some(arrival) = self.inbox.arrivals.recv() => self.on_arrival(arrival).await,
                 () = sleep_until(deadline) => {}
             }
             self.on_time(now());
@@ -217,6 +238,7 @@ impl Supervisor {
                 drop(answer.send(self.change_listener(&name, change).await));
             }
             Request::Drain(span, answer) => drop(answer.send(self.drain(span))),
+            Request::Upgrade(answer) => self.upgrade(answer),
             Request::Stop => self.leaving = Some(Leaving::at_once()),
         }
     }

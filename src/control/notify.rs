@@ -1,5 +1,6 @@
 //! What the service manager is told (sd_notify(3)); without one, nothing happens.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ use sd_notify::NotifyState;
 use crossbeam_utils::CachePadded;
 
 use crate::stats::WorkerStats;
+
+/// Another process is the service now: what happens here is nothing to the manager.
+static IS_SUCCEEDED: AtomicBool = AtomicBool::new(false);
 
 /// How often systemd wants a sign of life: half of WATCHDOG_USEC; `None` = not at all.
 pub fn watchdog_interval() -> Option<Duration> {
@@ -37,12 +41,21 @@ pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
+/// This process serves from now on: those are the last words of this one, which is still the one that is listened to.
+pub fn succeeded_by(pid: u32) {
+    send(&[NotifyState::MainPid(pid)]);
+    IS_SUCCEEDED.store(true, Relaxed);
+}
+
 /// A sign of life.
 pub fn alive() {
     send(&[NotifyState::Watchdog]);
 }
 
 fn send(states: &[NotifyState<'_>]) {
+    if IS_SUCCEEDED.load(Relaxed) {
+        return;
+    }
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "the service manager could not be told");
     }

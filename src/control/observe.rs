@@ -45,6 +45,8 @@ impl Observers {
                         name: backend.name.clone(),
                         endpoint: known.endpoint.clone(),
                         pool: pool.config.clone(),
+                        // A predecessor may have known more than the file.
+                        is_up: backend.observed.up.unwrap_or(pool.config.health.initial_up),
                         tls: pool.config.health.tls.then(|| tls_of(pool, &backend.file)),
                     });
                 }
@@ -52,6 +54,13 @@ impl Observers {
             if let Some(rules) = pool.config.passive {
                 let mut passive = before.remove(&pool.stats.id).unwrap_or_else(|| Passive::new(rules));
                 passive.set(rules, pool.backends.iter().filter_map(|backend| backend.id()));
+                for backend in &pool.backends {
+                    backend
+                        .id()
+                        .zip(backend.observed.ejected)
+                        .into_iter()
+                        .for_each(|(id, until)| passive.eject(id, until));
+                }
                 self.passive.insert(pool.stats.id, passive);
             }
             if pool.config.passive.is_none() {

@@ -1,33 +1,38 @@
 //! Coming up: what can fail comes first, and nothing is left behind when it does.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::desk::{Desk, Request};
-use super::discovery::{self, Discovery};
+use super::desk::Desk;
+use super::discovery::{self, Discovery, News, Teller};
+use super::doors;
 use super::engines::Engines;
 use super::identities::Identities;
-use super::inherited::{InheritError, Inherited};
+use super::inherited::Inherited;
 use super::leave::Signals;
 use super::listeners::{Bound, Listeners};
 use super::observe::Observers;
 use super::source::Source;
+use super::upgrade::Offer;
+use super::upgrade::receive::{self, Collected, Heirs, Predecessor};
+use super::upgrade::state::{self, Places};
 use super::wanted::{Place, Wanted};
-use super::{Failure, Inbox, Supervisor, TIDY_INTERVAL, Watchdog, admin, capacity, http, log, notify, now, publish};
+use super::{Failure, Inbox, Supervisor, TIDY_INTERVAL, Watchdog, capacity, log, notify, now, publish, store};
 use super::{udp, wall_clock};
 use crate::access::Journal;
 use crate::config::{Access, Config};
-use crate::engine::{Note, Notes};
+use crate::engine::{Answer, Command, HandOver, Note, Notes};
 use crate::gateway;
+use crate::handover::{Inventory, Prepared};
 use crate::snapshot;
 use crate::sys::datagram::Offload;
+use crate::sys::rights;
 use crate::worker;
 
 /// Notes of workers that wait for the supervisor; what comes beyond is lost, which costs a hint at most.
@@ -35,12 +40,15 @@ const NOTES_MAX: usize = 1024;
 /// Assumed where the system does not tell its limit.
 const FDS_FALLBACK: u64 = 1024;
 
-/// Brings all up.
-pub(super) async fn start(source: Source, mut inherited: Inherited, desk: Desk) -> Result<Supervisor, Failure> {
-    let read = source.read().map_err(Failure::File)?;
-    let mut config = read.config;
-    log::set_up(&config.process.log);
-    read.warnings.iter().for_each(|warning| log::warn(&warning.render(false)));
+/// Brings all up: from nothing, or from what a predecessor hands over.
+pub(super) async fn start(
+    source: Source,
+    mut inherited: Inherited,
+    desk: Desk,
+    predecessor: &mut Option<Predecessor>,
+) -> Result<Supervisor, Failure> {
+    let (offer, arrivals) = Offer::new(&source);
+    let mut config = read(&source)?;
     let signals = Signals::catch()?;
     let workers = capacity::workers(&config);
     let fds_limit = crate::sys::process::raise_nofile().unwrap_or(FDS_FALLBACK);
@@ -49,28 +57,31 @@ pub(super) async fn start(source: Source, mut inherited: Inherited, desk: Desk) 
     let config = Arc::new(config);
     let offload = Offload::probe();
 
-    let Claimed { admin, metrics, listeners, bound } = claim(&config, workers, offload, &mut inherited).await?;
     let (teller, mut news) = mpsc::channel(discovery::NEWS_MAX);
-    let mut discovery = Discovery::default();
-    discovery.wait(&config, discovery::START_PATIENCE, (&teller, &mut news)).await;
+    let claimed = match predecessor {
+        None => claim(&config, workers, offload, &mut inherited, (&teller, &mut news)).await?,
+        Some(predecessor) => succeed(&config, workers, offload, predecessor, (&teller, &mut news)).await?,
+    };
+    let Claimed { doors, discovery, listeners, bound, inventory } = claimed;
     let threads = workers + gateway::threads_beside(workers);
     let mut identities = Identities::new(threads);
     let mut wanted = Wanted::build(config.clone(), None, &discovery, &mut identities, wall_clock());
+    let now = now();
+    let closes = inventory.as_ref().map(|known| state::learn(&mut wanted, &known.backends, now)).unwrap_or_default();
     let max_connections = capacity::max_connections(&config, fds_limit, workers);
     log_start(&wanted, workers, max_connections, fds_limit);
     log_limits(&config, shortage, cut, &bound, offload);
-    let (publisher, view) = snapshot::channel(publish::build(&wanted, max_connections, None, now()));
+    let (publisher, view) = snapshot::channel(publish::build(&wanted, max_connections, None, now));
     let journal = Arc::new(Journal::default());
     let access_log = start_access_log(&config, &journal)?;
     let counts = crate::stats::workers(threads);
     let (notes, noted) = notes();
-    let options = options(&config, fds_limit, workers, offload);
+    let clock = inventory.as_ref().and_then(|known| clock_of(known, now)).unwrap_or(now);
+    let options = options(&config, fds_limit, workers, offload, clock);
     let engines = Engines::start(workers, &options, &view, &counts, &journal, &notes)
         .map_err(|error| Failure::System { what: "the workers", error })?;
 
-    let (mut observers, verdicts) = Observers::new();
-    observers.set(&mut wanted);
-    let now = now();
+    let (observers, verdicts) = Observers::new();
     let mut supervisor = Supervisor {
         source,
         wanted,
@@ -84,10 +95,11 @@ pub(super) async fn start(source: Source, mut inherited: Inherited, desk: Desk) 
         counts,
         journal,
         access_log,
-        _admin: serve(admin, metrics, &desk),
+        doors: doors::Doors::default(),
+        offer,
         signals,
-        inbox: Inbox { verdicts, notes: noted, news, teller },
-        closes: BTreeMap::new(),
+        inbox: Inbox { verdicts, notes: noted, news, teller, arrivals },
+        closes: closes.into_iter().collect(),
         next_rise: None,
         next_tidy: Some(now + TIDY_INTERVAL),
         watchdog: watchdog(now),
@@ -95,22 +107,90 @@ pub(super) async fn start(source: Source, mut inherited: Inherited, desk: Desk) 
         max_connections,
         fds_limit,
         started: now,
+        clock,
         last_reload: (wall_clock(), true),
         status: String::new(),
     };
-    supervisor.listen(bound)?;
-    supervisor.tell_status();
-    notify::ready(&supervisor.status);
+    supervisor.begin(bound, doors, &desk, predecessor, inventory).await?;
     Ok(supervisor)
 }
 
+/// Reads the file, and begins to log as it wants it.
+fn read(source: &Source) -> Result<Config, Failure> {
+    let read = source.read().map_err(Failure::File)?;
+    log::set_up(&read.config.process.log);
+    read.warnings.iter().for_each(|warning| log::warn(&warning.render(false)));
+    Ok(read.config)
+}
+
+/// When the workers' clock of the predecessor was at 0.
+fn clock_of(known: &Inventory, now: Instant) -> Option<Instant> {
+    now.checked_sub(rights::monotonic().saturating_sub(Duration::from_micros(known.start_us)))
+}
+
 impl Supervisor {
-    /// Clients may come.
-    fn listen(&mut self, bound: Bound) -> Result<(), Failure> {
+    fn has_listener(&self, name: &str) -> bool {
+        self.wanted.config.listeners.iter().any(|listener| listener.name == name)
+    }
+
+    /// Everything is there: takes over what a predecessor has, listens, and answers.
+    async fn begin(
+        &mut self,
+        bound: Bound,
+        doors: doors::Closed,
+        desk: &Desk,
+        predecessor: &mut Option<Predecessor>,
+        inventory: Option<Inventory>,
+    ) -> Result<(), Failure> {
+        let has_admin = |known: &Inventory| match (&known.admin, &doors.admin) {
+            (Some(theirs), Some((_, ours))) => ours.describe() == *theirs,
+            _ => false,
+        };
+        let mut collected = Collected::default();
+        let mut last_id = 0;
+        if let (Some(predecessor), Some(known)) = (predecessor.as_mut(), &inventory) {
+            let prepared = Prepared { left: self.listeners.left(), admin: has_admin(known) };
+            let inlets = |inode| self.listeners.worker_of(inode, &bound);
+            let heirs = Heirs { places: Places::of(&self.wanted), inlets: &inlets };
+            // From here on there is no way back: what fails is told, and this process serves.
+            let (all, commit) = predecessor.take_over(prepared, heirs, self.engines.workers.count()).await?;
+            (collected, last_id) = (all, commit.last_id);
+            state::count_on(&self.wanted, commit);
+            self.listeners.forget_left();
+        }
+        self.observers.set(&mut self.wanted);
+        self.doors = doors.open(desk);
+        // Flows must be there before the first datagram of their clients, and the sockets that it comes to before them.
+        self.engines.workers.tell_all(|| Command::HandOver(HandOver::Pause(Answer::new(drop))));
         let orders = self.listeners.keep(bound, |name| self.wanted.listener_id(name));
-        let orders = orders.map_err(|error| Failure::System { what: "the listeners' sockets", error })?;
-        self.engines.order(orders).map_err(|error| Failure::System { what: "the gateway", error })?;
+        let ordered = orders.and_then(|orders| self.engines.order(orders));
+        for (worker, (pairs, flows)) in collected.pairs.into_iter().zip(collected.flows).enumerate() {
+            self.engines.workers.tell(worker, Command::HandOver(HandOver::Adopt { last_id, pairs, flows }));
+        }
+        self.engines.workers.tell_all(|| Command::HandOver(HandOver::Resume));
         self.listeners.store();
+        for gone in
+            inventory.iter().flat_map(|known| &known.listening).filter(|gone| !self.has_listener(&gone.listener))
+        {
+            store::forget(&gone.listener);
+        }
+        match (ordered, predecessor.take()) {
+            (Err(error), None) => return Err(Failure::System { what: "the listeners' sockets", error }),
+            (ordered, Some(predecessor)) => {
+                let config = self.wanted.config.clone();
+                let configured = self.listeners.configure(&config).map_err(|error| error.to_string());
+                for error in ordered.map_err(|error| error.to_string()).err().into_iter().chain(configured.err()) {
+                    tracing::error!(
+                        "not all sockets of the predecessor could be taken over as the file has them: {error}"
+                    );
+                }
+                predecessor.farewell().await;
+                tracing::info!("upgrade: this process serves from now on");
+                self.refresh(now());
+            }
+            (Ok(()), None) => self.tell_status(),
+        }
+        notify::ready(&self.status);
         Ok(())
     }
 }
@@ -119,12 +199,14 @@ fn watchdog(now: Instant) -> Option<Watchdog> {
     notify::watchdog_interval().map(|interval| Watchdog { interval, next: now, pulse: notify::Pulse::default() })
 }
 
-/// What only one process can have.
+/// What only one process can have, and what takes time to know.
 struct Claimed {
-    admin: Option<(tokio::net::UnixListener, admin::SocketFile)>,
-    metrics: Option<tokio::net::TcpListener>,
+    doors: doors::Closed,
+    discovery: Discovery,
     listeners: Listeners,
     bound: Bound,
+    /// What a predecessor has.
+    inventory: Option<Inventory>,
 }
 
 /// Claims it; what was had before a failure is given back.
@@ -133,30 +215,51 @@ async fn claim(
     workers: usize,
     offload: Offload,
     inherited: &mut Inherited,
+    ears: (&Teller, &mut mpsc::Receiver<News>),
 ) -> Result<Claimed, Failure> {
     inherited.verify(config)?;
     // First of all, because it tells a second process on the same file from any other trouble.
-    let admin = match &config.process.admin {
-        Some(path) => Some(match inherited.take_admin(path).map_err(InheritError::from)? {
-            Some(socket) => admin::adopt(path, socket)?,
-            None => admin::bind(path).await?,
-        }),
-        None => None,
-    };
-    let metrics = bind_metrics(config, inherited).await?;
-    let listeners = Listeners::new(workers, offload);
+    let doors = doors::Closed::claim(config, inherited).await?;
+    let mut listeners = Listeners::new(workers, offload);
     let bound = listeners.bind(config, inherited)?;
     inherited.settle();
-    Ok(Claimed { admin, metrics, listeners, bound })
+    let mut discovery = Discovery::default();
+    discovery.wait(config, discovery::START_PATIENCE, ears).await;
+    Ok(Claimed { doors, discovery, listeners, bound, inventory: None })
 }
 
-fn options(config: &Config, fds: u64, workers: usize, offload: Offload) -> worker::Options {
+/// The same for a successor: what a predecessor has goes from hand to hand.
+async fn succeed(
+    config: &Config,
+    workers: usize,
+    offload: Offload,
+    predecessor: &mut Predecessor,
+    ears: (&Teller, &mut mpsc::Receiver<News>),
+) -> Result<Claimed, Failure> {
+    // First of all, because the predecessor goes on with all its work until it has heard of us.
+    let mut discovery = Discovery::default();
+    discovery.wait(config, discovery::START_PATIENCE, ears).await;
+    let receive::Inherited { inventory, mut sockets } = predecessor.hello().await?;
+    discovery.inherit(config, &inventory.discovered);
+    let count = inventory.listening.iter().map(|listening| listening.sockets).sum();
+    let mut others = sockets.split_off(sockets.len().min(count)).into_iter();
+    let mut listeners = Listeners::new(workers, offload);
+    listeners.inherit(&inventory.listening, sockets.into_iter());
+    let admin = inventory.admin.clone().and_then(|admin| Some((others.next()?, admin)));
+    let metrics = inventory.metrics.and_then(|address| Some((others.next()?, address)));
+    let doors = doors::Closed::succeed(config, admin, metrics).await?;
+    let bound = listeners.bind(config, &mut Inherited::default())?;
+    Ok(Claimed { doors, discovery, listeners, bound, inventory: Some(inventory) })
+}
+
+fn options(config: &Config, fds: u64, workers: usize, offload: Offload, start: Instant) -> worker::Options {
     worker::Options {
         pin: config.process.pin,
         busy_poll: config.process.busy_poll,
         pipes_max: capacity::pipes(config, fds, workers),
         access: config.process.log.access,
         offload,
+        start,
     }
 }
 
@@ -168,25 +271,6 @@ fn notes() -> (Notes, mpsc::Receiver<Note>) {
         let _ = sender.try_send(note);
     };
     (Arc::new(put), notes)
-}
-
-async fn bind_metrics(config: &Config, inherited: &mut Inherited) -> Result<Option<tokio::net::TcpListener>, Failure> {
-    let Some(address) = config.process.metrics else { return Ok(None) };
-    let listener = match inherited.take_metrics(address) {
-        Ok(None) => tokio::net::TcpListener::bind(address).await,
-        Ok(Some(socket)) => adopt(socket),
-        Err(error) => Err(error),
-    };
-    match listener {
-        Ok(listener) => Ok(Some(listener)),
-        Err(error) => Err(Failure::Metrics { address, error }),
-    }
-}
-
-fn adopt(socket: OwnedFd) -> io::Result<tokio::net::TcpListener> {
-    let socket = std::net::TcpListener::from(socket);
-    socket.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(socket)
 }
 
 fn start_access_log(config: &Config, journal: &Arc<Journal>) -> Result<Option<log::AccessLog>, Failure> {
@@ -201,34 +285,6 @@ fn start_access_log(config: &Config, journal: &Arc<Journal>) -> Result<Option<lo
         .map_err(|error| Failure::System { what: "the access log's thread", error })
 }
 
-/// Begins to answer those who ask.
-fn serve(
-    admin: Option<(tokio::net::UnixListener, admin::SocketFile)>,
-    metrics: Option<tokio::net::TcpListener>,
-    desk: &Desk,
-) -> Option<admin::SocketFile> {
-    if let Some(listener) = metrics {
-        let desk = desk.clone();
-        tokio::spawn(http::serve(listener, move |request| scrape(desk.clone(), request)));
-    }
-    let (listener, file) = admin?;
-    let desk = desk.clone();
-    tokio::spawn(http::serve(listener, move |request| admin::answer(desk.clone(), request)));
-    Some(file)
-}
-
-async fn scrape(desk: Desk, request: hyper::Request<hyper::body::Incoming>) -> http::Answer {
-    use hyper::{Method, StatusCode};
-    match (request.uri().path(), request.method()) {
-        ("/metrics", &Method::GET) => match desk.ask(Request::Metrics).await {
-            Ok(text) => http::text(StatusCode::OK, text),
-            Err(gone) => http::error(StatusCode::SERVICE_UNAVAILABLE, gone.to_string()),
-        },
-        ("/metrics", _) => http::not_allowed("GET"),
-        _ => http::error(StatusCode::NOT_FOUND, "metrics are at /metrics"),
-    }
-}
-
 fn log_start(wanted: &Wanted, workers: usize, max_connections: u32, fds_limit: u64) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -239,12 +295,6 @@ fn log_start(wanted: &Wanted, workers: usize, max_connections: u32, fds_limit: u
         "evener starts"
     );
     for pool in &wanted.pools {
-        if pool.backends.is_empty() {
-            tracing::warn!(
-                pool = pool.config.name,
-                "no backend has been discovered yet: there is nobody to serve its clients"
-            );
-        }
         for backend in &pool.backends {
             if let Place::Unresolved(why) = &backend.place {
                 tracing::warn!(pool = pool.config.name, backend = backend.name, why, "backend lost");

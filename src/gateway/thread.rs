@@ -65,7 +65,7 @@ pub struct Thread {
     /// Connections of clients.
     leashes: RefCell<Slab<Rc<Leash>>>,
     /// Several of one place, where sockets came from outside.
-    listening: RefCell<Vec<((ListenerId, Bind), Rc<Notify>)>>,
+    listening: RefCell<Vec<Listening>>,
     /// There is something to look through again.
     has_work: Notify,
     /// Requests that wait for a place in a pool.
@@ -82,6 +82,9 @@ pub struct Thread {
     trimmed: Cell<Option<Instant>>,
     events: RefCell<Vec<Event>>,
 }
+
+/// A place that is listened at, and what ends that.
+type Listening = ((ListenerId, Bind), Rc<Notify>);
 
 /// Runs tasks on the thread they come from.
 #[derive(Clone, Copy)]
@@ -268,6 +271,7 @@ impl Thread {
             // A request that runs goes to its end, unless an operator says otherwise.
             Command::CloseBackend { reason: CloseReason::BackendDown, .. } => {}
             Command::CloseBackend { backend, spread, .. } => self.close_links(backend, spread),
+            Command::HandOver(_) => {}
         }
     }
 

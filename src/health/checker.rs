@@ -105,7 +105,7 @@ async fn run(
     permits: Arc<Semaphore>,
     verdicts: mpsc::Sender<Verdict>,
 ) {
-    let mut judge = Judge::new(target.borrow().pool.health.initial_up);
+    let mut judge = Judge::new(target.borrow().is_up);
     let mut due = now() + first_delay(&target.borrow().pool.health);
     let mut last_start: Option<Instant> = None;
     loop {
@@ -205,7 +205,7 @@ mod tests {
     fn changed(target: &Target, change: impl FnOnce(&mut crate::config::Pool)) -> Target {
         let mut pool = (*target.pool).clone();
         change(&mut pool);
-        Target { pool: Arc::new(pool), ..target.clone() }
+        Target { is_up: pool.health.initial_up, pool: Arc::new(pool), ..target.clone() }
     }
 
     async fn next(verdicts: &mut mpsc::Receiver<Verdict>) -> Verdict {

@@ -36,6 +36,8 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// Its pool: the name, the check, `send_proxy` and `source` are looked at.
     pub pool: Arc<config::Pool>,
+    /// What it counts as before its first check.
+    pub is_up: bool,
     /// How it is spoken to where `health.tls` says so.
     pub tls: Option<Tls>,
 }

@@ -72,6 +72,13 @@ impl Passive {
         Some(Ejected { until })
     }
 
+    /// Goes on with an ejection that began elsewhere.
+    pub fn eject(&mut self, backend: BackendId, until: Instant) {
+        if self.failures.contains_key(&backend) {
+            self.out.entry(backend).or_insert(until);
+        }
+    }
+
     /// Takes the backends whose ejection is over back, with a clean record, and names them.
     pub fn expire(&mut self, now: Instant) -> Vec<BackendId> {
         self.out.extract_if(.., |_, until| *until <= now).map(|(backend, _)| backend).collect()

@@ -4,6 +4,7 @@
 pub mod datagram;
 pub mod pipe;
 pub mod process;
+pub mod rights;
 pub mod socket;
 
 use std::io;

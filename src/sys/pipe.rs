@@ -37,6 +37,19 @@ impl Pipe {
         Ok((Self { read, write }, usize::try_from(size).unwrap_or(0)))
     }
 
+    /// A pipe that another process has made, by its ends.
+    pub fn of((read, write): (OwnedFd, OwnedFd)) -> Self {
+        Self { read, write }
+    }
+
+    /// Other descriptors of both ends.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn duplicate(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        Ok((self.read.try_clone()?, self.write.try_clone()?))
+    }
+
     /// Moves at most `max` bytes from the socket into the pipe; 0 = the socket's end.
     ///
     /// # Errors

@@ -23,7 +23,22 @@ impl From<Socket> for OwnedFd {
     }
 }
 
+impl From<OwnedFd> for Socket {
+    /// Takes over a non-blocking socket that another process has made.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl Socket {
+    /// Another descriptor of the same socket.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+
     /// Takes the next connection of a listening socket.
     ///
     /// # Errors

@@ -160,6 +160,11 @@ impl<P: Conduit> Pipes<P> {
         Some(pipe)
     }
 
+    /// Counts a pipe that was made elsewhere and holds bytes.
+    pub fn adopt(&mut self) {
+        self.in_use += 1;
+    }
+
     /// Takes an empty pipe back.
     pub fn give_back(&mut self, pipe: P) {
         self.in_use -= 1;

@@ -15,7 +15,7 @@ const SMALL_SPLICE_BYTES: usize = 8 * 1024;
 
 /// Bytes taken from the source and not yet taken by the sink.
 #[derive(Debug)]
-enum Residue<P> {
+pub(super) enum Residue<P> {
     None,
     /// Copied ones.
     Buffer(Box<Rest>),
@@ -25,14 +25,14 @@ enum Residue<P> {
 
 /// What is left of a read.
 #[derive(Debug)]
-struct Rest {
-    bytes: Vec<u8>,
+pub(super) struct Rest {
+    pub(super) bytes: Vec<u8>,
     /// How many of them are gone already.
-    gone: usize,
+    pub(super) gone: usize,
 }
 
 impl<P> Residue<P> {
-    fn buffer(bytes: Vec<u8>) -> Self {
+    pub(super) fn buffer(bytes: Vec<u8>) -> Self {
         Self::Buffer(Box::new(Rest { bytes, gone: 0 }))
     }
 }
@@ -78,29 +78,29 @@ impl Fault {
 /// One direction.
 #[derive(Debug)]
 pub struct Half<P> {
-    residue: Residue<P>,
+    pub(super) residue: Residue<P>,
     /// Bytes of the source that the sink has taken.
     pub bytes: u64,
     /// Of them, those that went through a pipe.
     pub spliced: u64,
     /// Bytes of a preloaded header that the sink has not taken yet.
-    header_left: u16,
+    pub(super) header_left: u16,
     /// An edge said so and no read has found the source empty since.
-    source_ready: bool,
+    pub(super) source_ready: bool,
     /// The same for writing.
-    sink_ready: bool,
+    pub(super) sink_ready: bool,
     /// An edge announced FIN: after the next read that finds the source empty there will be no more.
-    fin_announced: bool,
+    pub(super) fin_announced: bool,
     /// A short read does not prove the source empty any more: behind its bytes waits an error, or there is urgent data,
     /// at which reads stop (tcp(7)).
-    short_reads_mislead: bool,
+    pub(super) short_reads_mislead: bool,
     /// The source was found broken by the other direction: its end is no FIN any more.
-    source_broken: Option<Fault>,
-    eof: bool,
-    over: bool,
-    streaming: bool,
+    pub(super) source_broken: Option<Fault>,
+    pub(super) eof: bool,
+    pub(super) over: bool,
+    pub(super) streaming: bool,
     /// While copying: full reads in a row. While streaming: small splices in a row.
-    streak: u8,
+    pub(super) streak: u8,
 }
 
 impl<P> Default for Half<P> {

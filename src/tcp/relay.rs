@@ -64,9 +64,9 @@ pub struct Relay<P> {
     pub to_backend: Half<P>,
     /// From the backend to the client.
     pub to_client: Half<P>,
-    first_fin: Option<Side>,
+    pub(super) first_fin: Option<Side>,
     /// A side failed, while what it had sent before is still being passed on.
-    failing: bool,
+    pub(super) failing: bool,
 }
 
 impl<P> Default for Relay<P> {

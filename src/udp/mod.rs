@@ -18,6 +18,7 @@
 //! `line` keeps flows in the order in which they fell silent, `train` says which datagrams may leave as one.
 
 pub mod flow;
+mod handover;
 mod line;
 pub mod table;
 pub mod train;

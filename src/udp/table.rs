@@ -44,20 +44,20 @@ pub enum Left<S> {
 /// See the module.
 #[derive(Debug)]
 pub struct Table<S> {
-    listener: Arc<Listener>,
+    pub(super) listener: Arc<Listener>,
     options: Udp,
-    worker: usize,
-    workers: u64,
-    flows: Slab<Entry<S>>,
-    by_peer: HashMap<Peer, usize>,
-    fresh: Line,
-    settled: Line,
-    doomed: BTreeSet<(Tick, usize)>,
+    pub(super) worker: usize,
+    pub(super) workers: u64,
+    pub(super) flows: Slab<Entry<S>>,
+    pub(super) by_peer: HashMap<Peer, usize>,
+    pub(super) fresh: Line,
+    pub(super) settled: Line,
+    pub(super) doomed: BTreeSet<(Tick, usize)>,
     left: VecDeque<Left<S>>,
     cursor: Cursor,
     rng: fastrand::Rng,
     /// Flows opened so far.
-    opened: u64,
+    pub(super) opened: u64,
     is_draining: bool,
 }
 
@@ -393,7 +393,7 @@ impl<S> Table<S> {
         self.listener.stats.clients.admit(ClientKey::from(address), now).map_err(|_| DropReason::Limited)
     }
 
-    fn release(&self, peer: Peer) {
+    pub(super) fn release(&self, peer: Peer) {
         self.listener.stats.clients.release(ClientKey::from(peer.client.ip()));
     }
 

@@ -46,6 +46,7 @@ impl Worker {
                 self.doom_flows(ending, |_, id| id == backend);
             }
             Command::Stop => self.stop(),
+            Command::HandOver(step) => self.on_hand_over(step),
         }
     }
 

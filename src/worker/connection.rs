@@ -52,6 +52,8 @@ pub struct Connection {
     pub watched: bool,
     /// One side has ended or failed, and the timer knows that the rest has less time.
     pub hurried: bool,
+    /// On its way to another process: nobody moves its bytes.
+    pub parked: bool,
     /// It is on the run queue.
     pub on_run_queue: bool,
     /// When bytes moved last.

@@ -5,6 +5,7 @@ mod busy_poll;
 mod choose;
 mod commands;
 mod connection;
+mod handover;
 mod mailbox;
 mod open;
 mod secure;
@@ -44,6 +45,8 @@ pub struct Options {
     pub access: Access,
     /// What the kernel can do for trains of datagrams.
     pub offload: Offload,
+    /// When the workers' clock was at 0: before the start, where they go on with what a predecessor has begun.
+    pub start: Instant,
 }
 
 /// The running workers.
@@ -83,7 +86,7 @@ impl Workers {
             workers: stats.clone(),
             journal: journal.clone(),
             notes: notes.clone(),
-            start: start_of_time(),
+            start: options.start,
         };
         let mut threads = Vec::with_capacity(polls.len());
         for (index, poll) in polls.into_iter().enumerate() {
@@ -127,9 +130,4 @@ impl Workers {
             let _ = thread.join();
         }
     }
-}
-
-#[allow(clippy::disallowed_methods)] // the workers' common start of time
-fn start_of_time() -> Instant {
-    Instant::now()
 }

@@ -75,6 +75,7 @@ impl Worker {
             nodelay: false,
             watched: false,
             hurried: false,
+            parked: false,
             on_run_queue: false,
             active_at: now,
             kill_at: config.max_age.map_or(NEVER, |max| now.after(engine::age(max, &mut self.rng))),

@@ -34,7 +34,7 @@ impl Worker {
 
     /// The kernel says that a side is ready.
     pub fn on_event(&mut self, key: Key, side: Side, ready: Readiness) {
-        let Some(connection) = self.find_mut(key) else { return };
+        let Some(connection) = self.find_mut(key).filter(|connection| !connection.parked) else { return };
         if connection.setup.is_some() {
             return self.on_setup_event(key, side, ready);
         }
@@ -57,7 +57,7 @@ impl Worker {
     }
 
     /// Puts the connection on the run queue, unless it stands there.
-    fn pump_later(&mut self, key: Key) {
+    pub fn pump_later(&mut self, key: Key) {
         let connection = &mut self.connections[key.slot as usize];
         if !std::mem::replace(&mut connection.on_run_queue, true) {
             self.run_queue.push(key);
@@ -74,7 +74,9 @@ impl Worker {
             let key = self.run_queue[at];
             if let Some(connection) = self.find_mut(key) {
                 connection.on_run_queue = false;
-                self.pump(key);
+                if !connection.parked {
+                    self.pump(key);
+                }
             }
         }
         self.run_queue.drain(..count);
@@ -151,7 +153,7 @@ impl Worker {
     /// The timer of a slot has fired. Activity does not move timers: often it only has to be set again.
     pub fn on_timer(&mut self, slot: usize) {
         let now = self.tick();
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.connections.get(slot).filter(|connection| !connection.parked) else { return };
         let key = connection.key;
         if connection.kill_at <= now {
             let reason = connection.kill_reason;

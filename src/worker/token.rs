@@ -13,7 +13,7 @@ const GENERATION_SHIFT: u32 = SLOT_BITS + 2;
 const GENERATION_MASK: u64 = (1 << (64 - GENERATION_SHIFT)) - 1;
 
 /// Which connection: its slot in the slab and the generation it was given there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Place in the slab.
     pub slot: u32,

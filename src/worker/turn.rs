@@ -13,6 +13,7 @@ use super::Options;
 use super::accept::Listening;
 use super::busy_poll::{BusyPoll, LOOK_MAX};
 use super::connection::Connection;
+use super::handover::Parking;
 use super::mailbox::{Mailbox, Message};
 use super::token::{Key, Source};
 use super::udp::Udp;
@@ -68,6 +69,8 @@ pub struct Worker {
     /// Events of this turn on their way to the journal.
     pub events: Vec<Event>,
     pub notes: Notes,
+    /// While a hand-over to or from another process is under way.
+    pub parking: Option<Parking>,
     pub stopping: bool,
 }
 
@@ -113,6 +116,7 @@ impl Worker {
             journal: shared.journal,
             events: Vec::new(),
             notes: shared.notes,
+            parking: None,
             stopping: false,
         }
     }
@@ -147,17 +151,21 @@ impl Worker {
                     Source::Outlet(key) => self.on_outlet(key, event.is_error()),
                 }
             }
-            self.read_outlets();
-            self.read_inlets();
+            if !self.is_paused() {
+                self.read_outlets();
+                self.read_inlets();
+            }
             self.flush_replies();
-            self.accept_all();
+            if !self.is_paused() {
+                self.accept_all();
+            }
             self.pump_run_queue();
             self.shake_hands();
             self.wheel.expire(self.tick(), &mut fired);
             for slot in fired.drain(..) {
                 self.on_timer(slot);
             }
-            if self.next_udp_deadline().is_some_and(|due| due <= self.tick()) {
+            if !self.is_paused() && self.next_udp_deadline().is_some_and(|due| due <= self.tick()) {
                 self.on_udp_time();
             }
             self.tell_of_turn(began);
@@ -197,17 +205,16 @@ impl Worker {
 
     /// How long the poll may wait.
     fn patience(&self) -> Option<Duration> {
-        let udp = &self.udp;
+        let (udp, takes) = (&self.udp, !self.is_paused());
         let queues = [&self.acceptable, &udp.readable];
         if !self.run_queue.is_empty()
             || !self.handshakes.is_empty()
-            || !udp.unread.is_empty()
-            || queues.iter().any(|queue| !queue.is_empty())
+            || takes && (!udp.unread.is_empty() || queues.iter().any(|queue| !queue.is_empty()))
         {
             return Some(Duration::ZERO);
         }
-        let next =
-            [self.wheel.next(), self.next_accept_retry(), self.next_udp_deadline()].into_iter().flatten().min()?;
+        let outside = [self.next_accept_retry(), self.next_udp_deadline()].into_iter().flatten().filter(|_| takes);
+        let next = outside.chain(self.wheel.next()).min()?;
         Some(next.since_start().saturating_sub(clock() - self.start))
     }
 

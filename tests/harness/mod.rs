@@ -8,6 +8,7 @@ mod backend;
 mod client;
 pub mod datagram;
 pub mod http;
+mod line;
 mod process;
 pub mod tls;
 
@@ -28,6 +29,7 @@ pub use client::{
     Ending, bound_from, connect, connect_from, digest_of, echo_digest, ending, exchange, http_get, is_refused,
     patiently, read_name, reset, shut_write, try_connect, try_connect_from, who, who_from,
 };
+pub use line::{Line, is_alive};
 pub use process::{
     allow_many_files, asleep, cpu_time, find, inodes_listening_on, is_root, memory_of, require, require_root,
     rerun_inside, send_signal, skip,

@@ -27,6 +27,7 @@ use self::set::Member;
 use super::{now, wall_clock};
 use crate::api;
 use crate::config::{self, Address, Config, Endpoint, Origin, Protocol};
+use crate::handover;
 
 /// The longest that a start waits for the first answers: what has none then begins without backends.
 pub const START_PATIENCE: Duration = Duration::from_secs(2);
@@ -74,6 +75,12 @@ struct Gathered {
     /// What is wrong with what was said, and since when.
     note: Option<(String, SystemTime)>,
     updates: u64,
+}
+
+impl Gathered {
+    fn new(origin: Origin) -> Self {
+        Self { origin, members: Vec::new(), note: None, updates: 0 }
+    }
 }
 
 /// All that is known.
@@ -227,12 +234,7 @@ impl Discovery {
         let all = said.len();
         said.retain(|member| fits(config, pool, member));
         let misfits = all - said.len();
-        let known = self.pools.entry(pool.name.clone()).or_insert_with(|| Gathered {
-            origin: discover.origin.clone(),
-            members: Vec::new(),
-            note: None,
-            updates: 0,
-        });
+        let known = self.pools.entry(pool.name.clone()).or_insert_with(|| Gathered::new(discover.origin.clone()));
         let mut before = known.members.clone();
         if known.origin != discover.origin && is_whole {
             // Those of another source stay until this one has spoken, whatever it says then.
@@ -378,6 +380,30 @@ impl Discovery {
             Address::Host { name, .. } => Some(name.as_str()),
             Address::Ip(_) | Address::Unix(_) => None,
         })
+    }
+
+    /// What is believed, for a successor.
+    pub fn bequeath(&self) -> handover::Discovered {
+        let hosts = self.hosts.iter().map(|(name, addresses)| (name.clone(), addresses.clone())).collect();
+        let pools = self.pools.iter().map(|(pool, known)| {
+            (pool.clone(), known.origin.to_string(), known.members.iter().map(Member::describe).collect())
+        });
+        handover::Discovered { hosts, pools: pools.collect() }
+    }
+
+    /// Believes what a predecessor does, where nothing was said here so far.
+    pub fn inherit(&mut self, config: &Config, known: &handover::Discovered) {
+        for (name, addresses) in &known.hosts {
+            self.hosts.entry(name.clone()).or_insert_with(|| addresses.clone());
+        }
+        for (name, origin, members) in &known.pools {
+            let discover = config.pools.iter().find(|pool| pool.name == *name).and_then(|pool| pool.discover.as_ref());
+            let Some(discover) = discover.filter(|discover| discover.origin.to_string() == *origin) else { continue };
+            let gathered = self.pools.entry(name.clone()).or_insert_with(|| Gathered::new(discover.origin.clone()));
+            if gathered.members.is_empty() {
+                gathered.members = members.iter().filter_map(Member::read).collect();
+            }
+        }
     }
 
     /// How each source of a pool has been doing.

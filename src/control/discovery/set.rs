@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::book::Service;
 use crate::config::{self, Address, TIER_MAX, WEIGHT};
+use crate::handover;
 
 /// A backend that was discovered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,24 @@ pub struct Member {
     pub backend: Arc<config::Backend>,
     /// Where it is, when DNS said so: its address is the name that was asked for then.
     pub at: Option<SocketAddr>,
+}
+
+impl Member {
+    /// In words that another process understands.
+    pub fn describe(&self) -> handover::Member {
+        let config::Backend { name, address, weight, tier, max_connections } = &*self.backend;
+        let (name, address, weight, tier) = (name.clone(), address.to_string(), *weight, *tier);
+        handover::Member { name, address, weight, tier, max_connections: *max_connections, at: self.at }
+    }
+
+    /// From such words; `None` when this program does not understand them.
+    pub fn read(said: &handover::Member) -> Option<Self> {
+        let handover::Member { name, address, weight, tier, max_connections, at } = said;
+        let (name, address) = (name.clone(), address.parse().ok()?);
+        let backend =
+            config::Backend { name, address, weight: *weight, tier: *tier, max_connections: *max_connections };
+        Some(Self { backend: Arc::new(backend), at: *at })
+    }
 }
 
 /// What is believed.

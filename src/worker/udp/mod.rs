@@ -7,6 +7,7 @@
 //!
 //! `inward` carries datagrams from clients to backends, `outward` back, `outlet` opens and closes outlets.
 
+mod handover;
 mod inward;
 mod outlet;
 mod outward;
@@ -35,6 +36,7 @@ use crate::timer::Tick;
 use crate::udp::table::Left;
 use crate::udp::train::Train;
 use crate::udp::{Flow, Peer, Table};
+use handover::ParkedFlows;
 use outlet::{Outlet, Spares};
 use stage::Parts;
 
@@ -60,6 +62,7 @@ pub struct Udp {
     /// Outlets that may have more.
     pub unread: Vec<Key>,
     spares: Spares,
+    flows_parked: ParkedFlows,
     /// When the log hears of lasting flows next.
     report_at: Option<Tick>,
 }
@@ -239,6 +242,13 @@ impl Worker {
             self.events.extend(lasting.map(|flow| event(inlet, flow, EventKind::Interval, None, now)));
         }
         if self.udp.inlets.iter().any(|(_, inlet)| !inlet.table.is_empty()) {
+            self.arm_reports();
+        }
+    }
+
+    /// There may be flows that last.
+    fn report_lasting(&mut self) {
+        if self.options.access == Access::All {
             self.arm_reports();
         }
     }

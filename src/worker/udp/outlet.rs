@@ -87,6 +87,33 @@ pub struct Spares {
 }
 
 impl Outlet {
+    /// One that has just been made, for datagrams of this inlet.
+    pub fn new(
+        socket: DatagramSocket,
+        key: Key,
+        backend: BackendId,
+        source: Option<IpAddr>,
+        (inlet, listener): (usize, Arc<ListenerStats>),
+        used_at: Tick,
+    ) -> Self {
+        Self {
+            socket,
+            key,
+            backend,
+            source,
+            purpose: Purpose::Spare,
+            inlet,
+            listener,
+            chain: Chain::default(),
+            train_max: [0; 2],
+            greeted: false,
+            is_wide: false,
+            is_unread: false,
+            overflow: Overflow::default(),
+            used_at,
+        }
+    }
+
     /// Makes it fit for streams.
     pub fn widen(&mut self, offload: Offload) {
         self.is_wide = true;
@@ -184,22 +211,9 @@ impl Worker {
             .register(&mut SourceFd(&fd), token, Interest::READABLE)
             .map_err(|_| ConnectFailure::NoResource)?;
         let train_max = if offload.send { [usize::MAX; 2] } else { [0; 2] };
-        Ok(self.udp.outlets.insert(Outlet {
-            socket,
-            key,
-            backend: backend.id,
-            source,
-            purpose: Purpose::Spare,
-            inlet: at,
-            listener: listener.stats.clone(),
-            chain: Chain::default(),
-            train_max,
-            greeted: false,
-            is_wide: false,
-            is_unread: false,
-            overflow: Overflow::default(),
-            used_at: self.tick(),
-        }))
+        let mut outlet = Outlet::new(socket, key, backend.id, source, (at, listener.stats.clone()), self.tick());
+        outlet.train_max = train_max;
+        Ok(self.udp.outlets.insert(outlet))
     }
 
     /// Keeps the outlet of a flow that has ended for the next one to the same backend.

@@ -23,7 +23,14 @@ impl Worker {
     /// Something has come to an outlet.
     pub fn on_outlet(&mut self, key: Key, has_error: bool) {
         let slot = key.slot as usize;
-        let Some(outlet) = self.udp.outlets.get(slot).filter(|outlet| outlet.key == key) else { return };
+        let is_paused = self.is_paused();
+        let Some(outlet) = self.udp.outlets.get_mut(slot).filter(|outlet| outlet.key == key) else { return };
+        if is_paused {
+            if !std::mem::replace(&mut outlet.is_unread, true) {
+                self.udp.unread.push(key);
+            }
+            return;
+        }
         if has_error && let Some((error, lost)) = outlet.socket.take_errors() {
             self.on_icmp(slot, &error, lost);
         }

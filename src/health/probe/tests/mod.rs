@@ -38,7 +38,8 @@ fn within(millis: u64, kind: Check) -> Pool {
 }
 
 pub(in super::super) fn target(pool: Pool, endpoint: Endpoint) -> Target {
-    Target { backend: BackendId(7), name: "db1".into(), endpoint, pool: Arc::new(pool), tls: None }
+    let is_up = pool.health.initial_up;
+    Target { backend: BackendId(7), name: "db1".into(), endpoint, pool: Arc::new(pool), is_up, tls: None }
 }
 
 async fn ask(target: &Target) -> Result<(), String> {
