@@ -31,6 +31,7 @@ fn target(kind: &str, host: IpAddr, port: u16) -> Target {
         name: "db1".into(),
         endpoint: Endpoint::Ip(address),
         pool: config.pools[0].clone(),
+        is_up: true,
         tls: None,
     }
 }

@@ -76,7 +76,8 @@ pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8], fds: &mut Vec<OwnedFd>) 
         if (found.cmsg_level, found.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
             // SAFETY: it computes a size.
             let empty = unsafe { libc::CMSG_LEN(0) } as usize;
-            let count = (found.cmsg_len as usize).saturating_sub(empty) / size_of::<RawFd>();
+            let len: usize = found.cmsg_len as _;
+            let count = len.saturating_sub(empty) / size_of::<RawFd>();
             for at in 0..count {
                 // SAFETY: cmsg_len says that so many descriptors follow, of which nobody else knows yet.
                 let fd = unsafe { ptr::read_unaligned(libc::CMSG_DATA(next).cast::<RawFd>().add(at)) };

@@ -73,7 +73,7 @@ fn a_port_that_somebody_listens_on_is_refused_with_who_to_look_for() {
     let other = new(1).bind(&config(&[("web", ip("127.0.0.1:0"))]), &mut Inherited::default()).expect("a free port");
     let address = other.0[0].local.expect("bound");
     let bind = Bind::Ip(address);
-    let mine = new(2);
+    let mut mine = new(2);
     let error = mine
         .bind(&config(&[("web", ip("127.0.0.1:0")), ("pg", bind.clone())]), &mut Inherited::default())
         .expect_err("taken");
@@ -225,7 +225,7 @@ fn a_udp_port_that_somebody_has_is_refused_with_who_to_look_for() {
     let other = new(1).bind(&datagrams(&[("dns", ip("127.0.0.1:0"))]), &mut Inherited::default()).expect("a free port");
     let address = other.0[0].local.expect("bound");
     let bind = Bind::Ip(address);
-    let mine = new(2);
+    let mut mine = new(2);
     let error = mine.bind(&datagrams(&[("dns", bind.clone())]), &mut Inherited::default()).expect_err("taken");
     let text = error.to_string();
     assert!(text.starts_with(&format!("listener.dns: {address}: ")), "{text}");
@@ -268,7 +268,7 @@ fn a_renamed_listener_for_datagrams_keeps_its_sockets() {
 
 #[test]
 fn the_receive_buffer_of_new_datagram_sockets_is_known() {
-    let listeners = new(2);
+    let mut listeners = new(2);
     let bound =
         listeners.bind(&datagrams(&[("dns", ip("127.0.0.1:0"))]), &mut Inherited::default()).expect("a free port");
     let bytes = bound.receive_buffer_bytes().expect("there are datagram sockets");

@@ -26,7 +26,7 @@ pub mod receive;
 pub mod state;
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub use offer::{Arrival, Offer};
 
@@ -50,14 +50,12 @@ impl Program {
         let folders = std::env::var_os("PATH").unwrap_or_default();
         let found = match name.components().count() {
             0 => None,
-            1 if !name.is_absolute() => std::env::split_paths(&folders).map(|folder| folder.join(&name)).find(is_file),
-            _ => std::path::absolute(&name).ok().filter(is_file),
+            1 if !name.is_absolute() => {
+                std::env::split_paths(&folders).map(|folder| folder.join(&name)).find(|path| path.is_file())
+            }
+            _ => std::path::absolute(&name).ok().filter(|path| path.is_file()),
         };
         let path = found.or_else(|| std::env::current_exe().ok())?;
         Some(Self { path, arguments: words.collect() })
     }
-}
-
-fn is_file(path: &PathBuf) -> bool {
-    Path::is_file(path)
 }

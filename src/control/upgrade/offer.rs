@@ -340,10 +340,10 @@ impl Supervisor {
     ) -> Result<(), Refusal> {
         match said {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => {
-                let heard = self.hear(successor).await?;
-                Err(successor.explain(Ok(heard)).await)
-            }
+            // Behind what it has said before stands why, or its end.
+            Ok(Err(_)) => loop {
+                self.hear(successor).await?;
+            },
             Err(_) => Err(successor.explain(Err(io::ErrorKind::TimedOut.into())).await),
         }
     }
