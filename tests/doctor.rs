@@ -39,7 +39,7 @@ fn what_will_break_is_status_1_with_the_number_that_is_needed() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let file = write(folder.path(), 20_000, "");
+    let file = write(folder.path(), 2_000, "");
     let under = |limit: &str, arguments: &[&str]| {
         let mut command = Command::new("prlimit");
         command.arg(format!("--nofile={limit}")).arg(program()).args(["doctor", "-c", &file]).args(arguments);
@@ -50,7 +50,7 @@ fn what_will_break_is_status_1_with_the_number_that_is_needed() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("breaks  file descriptors: 1024 for this shell\n"), "{said}");
     assert!(
-        said.contains("are needed for process.max_connections = 20000\n") && said.contains("# ulimit -n "),
+        said.contains("are needed for process.max_connections = 2000\n") && said.contains("# ulimit -n "),
         "{said}"
     );
     assert!(!said.contains('\x1b'), "colour without a terminal");

@@ -28,7 +28,7 @@ fn both(output: &Output) -> String {
 /// Packages the program under test.
 fn package(folder: &Path, version: &str) -> PathBuf {
     let mut script = Command::new("/usr/bin/python3");
-    script.arg(repository("scripts/package")).arg("--output").arg(folder).args(["--version", version]);
+    script.arg(repository("scripts/package")).arg("--output").arg(folder).args(["--quick", "--version", version]);
     run(script.env("EVENER_BIN", program()));
     let is_ours = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().contains(&format!("_{version}_"));
     std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).find(is_ours).unwrap()

@@ -90,7 +90,7 @@ fn the_schema_speaks_the_words_of_the_document() {
             let Some(at) = known.get(&format!("{prefix}.{}", row[0])) else { continue };
             let node = schema.pointer_mut(at).unwrap().as_object_mut().unwrap();
             let (says, should) = (node.get("description").cloned(), plain(&row[3]));
-            let should = (!should.is_empty()).then(|| Value::String(should));
+            let should = (!should.is_empty()).then_some(Value::String(should));
             if says != should {
                 faults.push(format!("{prefix}.{}: {says:?}, and the document says {should:?}", row[0]));
             }

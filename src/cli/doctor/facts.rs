@@ -12,7 +12,7 @@ use crate::control::capacity;
 use crate::sys::process::is_clock_synchronised;
 
 /// The settings of the kernel that are looked at, as sysctl(8) names them.
-const SYSCTLS: [&str; 25] = [
+const SYSCTLS: [&str; 20] = [
     "fs.file-max",
     "fs.nr_open",
     "fs.pipe-user-pages-soft",
@@ -21,11 +21,8 @@ const SYSCTLS: [&str; 25] = [
     "net.core.default_qdisc",
     "net.core.rmem_max",
     "net.core.somaxconn",
-    "net.core.wmem_default",
-    "net.core.wmem_max",
     "net.ipv4.ip_local_port_range",
     "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.ip_nonlocal_bind",
     "net.ipv4.ip_unprivileged_port_start",
     "net.ipv4.tcp_congestion_control",
     "net.ipv4.tcp_fastopen",
@@ -34,10 +31,8 @@ const SYSCTLS: [&str; 25] = [
     "net.ipv4.tcp_syncookies",
     "net.ipv4.tcp_timestamps",
     "net.ipv4.tcp_tw_reuse",
-    "net.ipv6.ip_nonlocal_bind",
     "net.netfilter.nf_conntrack_count",
     "net.netfilter.nf_conntrack_max",
-    "vm.overcommit_memory",
 ];
 
 /// The state of the host as far as the file asks for it.
@@ -85,7 +80,7 @@ impl Facts {
 
     /// The numbers of a setting; empty where it is not known.
     pub fn numbers(&self, sysctl: &str) -> Vec<u64> {
-        let words = self.sysctls.get(sysctl).map_or("", String::as_str).split_whitespace();
+        let words = self.word(sysctl).unwrap_or_default().split_whitespace();
         words.map_while(|word| word.parse().ok()).collect()
     }
 
@@ -96,6 +91,7 @@ impl Facts {
 
     /// A setting that is a word.
     pub fn word(&self, sysctl: &str) -> Option<&str> {
+        debug_assert!(SYSCTLS.contains(&sysctl), "{sysctl} is not gathered");
         self.sysctls.get(sysctl).map(String::as_str)
     }
 }
@@ -145,5 +141,35 @@ mod tests {
         ] {
             assert_eq!(version(text), read, "{text}");
         }
+    }
+
+    #[test]
+    fn a_host_is_read_below_its_root_and_what_is_not_there_is_not_known() {
+        let root = tempfile::tempdir().expect("a folder");
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(path, text).expect("written");
+        };
+        let config = crate::config::sample::config();
+        let gather = |running| Facts::gather(root.path(), Path::new("/x"), &config, running, SystemTime::UNIX_EPOCH);
+        let nothing = gather(None);
+        assert_eq!((nothing.sysctls.len(), nothing.kernel, nothing.memory), (0, None, None));
+        put("proc/sys/net/ipv4/ip_local_port_range", "32768\t60999\n");
+        put("proc/sys/net/core/somaxconn", "4096\n");
+        put("proc/sys/net/ipv4/tcp_congestion_control", "bbr\n");
+        put("proc/sys/kernel/osrelease", "6.1.0-37-amd64\n");
+        put("proc/meminfo", "MemTotal:        2048 kB\nMemFree: 1 kB\n");
+        put("proc/7/cmdline", "evener\0run\0");
+        put("proc/7/cgroup", "0::/system.slice/evener.service\n");
+        put("sys/fs/cgroup/system.slice/evener.service/memory.max", "1048576\n");
+        let facts = gather(Some(7));
+        assert_eq!(facts.numbers("net.ipv4.ip_local_port_range"), [32_768, 60_999]);
+        assert_eq!(facts.number("net.core.somaxconn"), Some(4096));
+        assert_eq!(facts.word("net.ipv4.tcp_congestion_control"), Some("bbr"));
+        assert_eq!((facts.kernel, facts.memory), (Some((6, 1)), Some(1 << 20)));
+        assert_eq!(facts.number("net.netfilter.nf_conntrack_max"), None);
+        assert_eq!(gather(None).memory, Some(2 << 20), "the shell is in no group");
+        assert!(facts.absent.is_empty(), "127.0.0.1 is here: {:?}", facts.absent);
     }
 }

@@ -98,6 +98,10 @@ fn memory(plan: &Plan) -> Option<Finding> {
     if needs <= has / 2 {
         return Some(Finding::ok(SUBJECT, format!("{found}, of which {} MiB at most for idle clients", needs >> 20)));
     }
+    let fit = (has / 2).saturating_sub(flows) / each;
+    if plan.given.is_none() && fit > 0 {
+        return Some(Finding::ok(SUBJECT, format!("{found}: half of it has room for {fit} idle connections")));
+    }
     let needed = format!(
         "about {} MiB for {} connections of {} KiB and {} flows, all idle: {}",
         needs >> 20,
@@ -106,7 +110,6 @@ fn memory(plan: &Plan) -> Option<Finding> {
         plan.flows,
         plan.reason()
     );
-    let fit = has / 2 / each.max(1);
     let finding = match needs > has && plan.given.is_some() {
         true => Finding::breaks(SUBJECT, found, needed),
         false => Finding::advice(SUBJECT, found, needed),
