@@ -81,10 +81,10 @@
 //! mailbox; one at a time, so that nobody overtakes. Called, it picks: served, it leaves and calls the next; in vain, it
 //! is the first in line again. Its time-out and its client's going away leave the line by the one exit.
 //!
-//! **A reload, a verdict, an override.** A signal, a request, a check's verdict, a worker's note, a resolver's answer: all
-//! of them are messages to the supervisor. A reload reads and validates the file, binds what is new, and only then
-//! changes `control::wanted`, where file, overrides and observations stand side by side; a failure until here changes
-//! nothing. `Supervisor::refresh` is the funnel of all of them: it tells each change of state once, builds the next
+//! **A reload, a verdict, an override.** A signal, a request, a check's verdict, a worker's note, a resolver's answer,
+//! a file of backends: all of them are messages to the supervisor. A reload reads and validates the file, binds what is
+//! new, and only then changes `control::wanted`, where file, overrides and observations stand side by side; a failure
+//! until here changes nothing. `Supervisor::refresh` is the funnel of all of them: it tells each change of state once, builds the next
 //! snapshot (pools whose rotation is the same keep their picker) and publishes it by one swap. Workers look once a turn.
 //! What was removed drains by command; connections keep what they need by `Arc`, and all others never notice.
 //!

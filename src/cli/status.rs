@@ -101,11 +101,9 @@ fn verdict(status: &Status, now: SystemTime, paper: Paper) -> String {
         }
         for source in pool.discovery.iter().filter(|source| !source.ok) {
             let Some(error) = &source.last_error else { continue };
-            let (name, since, why) = (printable(&source.name), since(&error.at, now), printable(&error.why));
-            say(
-                Look::Notable,
-                format!("! pool {}: {} {name} failed {since} ago: {why}", pool.name, source.origin.as_str()),
-            );
+            let (origin, name) = (source.origin.as_str(), printable(&source.name));
+            let (since, why) = (since(&error.at, now), printable(&error.why));
+            say(Look::Notable, format!("! pool {}: {origin} {name}, {since} ago: {why}", pool.name));
         }
         for backend in pool.backends.iter().filter(|backend| backend.state != State::Up) {
             let (name, state, since) = (&backend.name, backend.state.as_str(), since(&backend.since, now));

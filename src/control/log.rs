@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
@@ -49,7 +49,9 @@ pub fn set_up(log: &Log) {
     }
     let (level_layer, level) = reload::Layer::new(level(log));
     let (lines_layer, lines) = reload::Layer::new(lines(log));
-    if tracing_subscriber::registry().with(level_layer).with(lines_layer).try_init().is_ok() {
+    // What the resolver's library has to say is said by whoever asked; besides, strangers could make it talk.
+    let ours = filter_fn(|event| !event.target().starts_with("hickory"));
+    if tracing_subscriber::registry().with(level_layer).with(lines_layer).with(ours).try_init().is_ok() {
         let _ = OUTPUT.set(Output { level, lines });
     }
 }

@@ -163,7 +163,7 @@ fn where_backends_come_from_is_said_below_their_pool_and_what_fails_there_above_
     let (good, bad) = (source("a.test:80", true, Some("2026-01-01T00:02:00Z")), source("b.test", false, None));
     status.pools[0].discovery = vec![good, bad];
     let text = whole(&status, at(), Paper { coloured: false, width: None });
-    assert!(text.contains("\n! pool pg: dns b.test failed 1m05s ago: the resolver says ?SERVFAIL\n"), "{text}");
+    assert!(text.contains("\n! pool pg: dns b.test, 1m05s ago: the resolver says ?SERVFAIL\n"), "{text}");
     assert!(text.contains("\ndns a.test:80: 3 backends, asked 5s ago\n"), "{text}");
     assert!(text.contains("\ndns b.test: 3 backends, never answered\n"), "{text}");
 }

@@ -96,6 +96,10 @@ fn origin(r: &mut Reader) -> Option<Origin> {
 
 fn name_and_port(value: &DeValue) -> Result<(String, u16), Fault> {
     let name = text(value)?;
+    if name.starts_with('_') && is_host_name(name) {
+        let fault = fault("the address has no port", "no port");
+        return Err(fault.help("if this name has SRV records, write `kind = \"srv\"` beside it"));
+    }
     match parse_address(name)? {
         Address::Host { name, port } => Ok((name, port)),
         Address::Ip(_) | Address::Unix(_) => Err(fault("a host name is needed to ask for", "not a host name")
@@ -125,9 +129,10 @@ fn resolver(value: &DeValue) -> Result<SocketAddr, Fault> {
         let with_port = SocketAddr::new(ip, 53);
         return Err(fault("the address has no port", "no port").help(format!("write \"{with_port}\"")));
     }
-    match parse_socket_address(resolver)? {
-        address if address.port() == 0 => Err(fault("a resolver has a port", "port 0").help("DNS has port 53")),
-        address => Ok(address),
+    match parse_socket_address(resolver) {
+        Ok(address) if address.port() == 0 => Err(fault("a resolver has a port", "port 0").help("DNS has port 53")),
+        Ok(address) => Ok(address),
+        Err(wrong) => Err(wrong.help("write the resolver's IP address and port, such as \"127.0.0.1:8600\"")),
     }
 }
 

@@ -130,13 +130,13 @@ pub fn look(path: &Path, mut seen: Seen) -> (Seen, Found) {
                 seen = Seen { read: Some(now), last: Some(now) };
                 Found::Content(config::parse_list(path, &bytes))
             }
-            Err(error) => failed(path, &error),
+            Err(error) => failed(&error),
         },
         Ok(now) => {
             seen.last = Some(now);
             Found::Nothing
         }
-        Err(error) => failed(path, &error),
+        Err(error) => failed(&error),
     };
     if matches!(found, Found::Failed(_)) {
         // What stands there next is another one.
@@ -145,13 +145,13 @@ pub fn look(path: &Path, mut seen: Seen) -> (Seen, Found) {
     (seen, found)
 }
 
-fn failed(path: &Path, error: &io::Error) -> Found {
+fn failed(error: &io::Error) -> Found {
     let what = match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::PermissionDenied => "the file may not be read".to_owned(),
         _ => format!("the file cannot be read: {error}"),
     };
-    Found::Failed(format!("{}: {what}", path.display()))
+    Found::Failed(what)
 }
 
 fn stamp(path: &Path) -> io::Result<Stamp> {
@@ -212,7 +212,7 @@ mod tests {
         };
         let mut watched = Watched::new(now());
         let (names, trouble) = known(&mut watched, &path);
-        assert_eq!((names.len(), trouble), (0, Some(format!("{}: there is no such file", path.display()))));
+        assert_eq!((names.len(), trouble), (0, Some("there is no such file".to_owned())));
         put("10.0.0.1:80\n");
         assert_eq!(known(&mut watched, &path), (vec!["10.0.0.1:80".to_owned()], None));
         put("10.0.0.1:80\n10.0.0.2");
