@@ -29,6 +29,22 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     /// In the order of the file.
     pub pools: Vec<Pool>,
+    /// The gateway's routes and what was counted of them; empty while it has no listener.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Upper bounds of all counts by time (`connect_times`, `times`), in milliseconds; these have one number more, of
+    /// what took longer.
+    #[serde(default)]
+    pub time_bounds_ms: Vec<f64>,
+}
+
+/// The whole state and the last events, the newest at the end: what the status page shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    /// As `GET /v1/status`.
+    pub status: Status,
+    /// As `GET /v1/events`.
+    pub events: Vec<Event>,
 }
 
 /// The process as a whole.
@@ -52,10 +68,47 @@ pub struct Process {
     pub pipes_in_use: u32,
     /// Empty kernel pipes kept for the next use.
     pub pipes_free: u32,
+    /// Pipes that there may be, of both kinds.
+    #[serde(default)]
+    pub pipes_max: u64,
+    /// Ports that the host gives to connections towards one backend's address, and to all flows; 0 = it does not say.
+    #[serde(default)]
+    pub local_ports: u32,
+    /// The threads that carry traffic.
+    #[serde(default)]
+    pub threads: Vec<Thread>,
     /// Access-log events lost because nobody read the log fast enough.
     pub access_log_dropped: u64,
     /// The last time the file was read.
     pub last_reload: Reload,
+}
+
+/// A thread that carries traffic.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Thread {
+    /// "worker-0" and so on; "gateway-0" for HTTP.
+    pub name: String,
+    /// Connections that it carries.
+    pub connections: u32,
+    /// Connections that it accepted since the start.
+    pub accepted: u64,
+    /// Time on a core since the start, in milliseconds.
+    pub cpu_ms: f64,
+}
+
+/// A route of the gateway.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// The listener's name.
+    pub listener: String,
+    /// The route's; empty = requests that found none.
+    pub route: String,
+    /// Requests that were answered since the start, by status; only those that there were.
+    pub requests: BTreeMap<String, u64>,
+    /// Those that evener answered by itself, by reason; only those that there were.
+    pub refused: BTreeMap<String, u64>,
+    /// How many took how long, from head to last byte: by `time_bounds_ms`.
+    pub times: Vec<u64>,
 }
 
 /// The last time the file was read.
@@ -261,6 +314,9 @@ pub struct Backend {
     pub connections: BackendConnections,
     /// Failed attempts to connect since the start.
     pub connect_failures: u64,
+    /// How many of the others took how long: by `time_bounds_ms`. Empty = it has no address.
+    #[serde(default)]
+    pub connect_times: Vec<u64>,
     /// Bytes to the backend since the start.
     pub bytes_in: u64,
     /// Bytes from the backend since the start.
@@ -536,6 +592,146 @@ pub struct Refused {
     pub why: String,
 }
 
+/// `GET /v1/events`: one of these a line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number; each is one more than the one before. A new process begins with 1.
+    pub seq: u64,
+    /// When (RFC 3339).
+    pub time: String,
+    /// What kind of thing has happened.
+    pub kind: EventKind,
+    /// The listener that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    /// The pool that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// The backend that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// In words.
+    pub text: String,
+    /// With [`EventKind::Lost`]: how many are missing here.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde passes it so
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What kind of thing has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// The process takes clients.
+    Started,
+    /// The process takes no new clients and will end.
+    Draining,
+    /// The file was read again and is in effect.
+    ReloadDone,
+    /// The file was read again and refused.
+    ReloadFailed,
+    /// A listener is new.
+    ListenerAdded,
+    /// A listener is gone.
+    ListenerRemoved,
+    /// A backend is new.
+    BackendAdded,
+    /// A backend is gone.
+    BackendRemoved,
+    /// See [`State::Up`].
+    BackendUp,
+    /// See [`State::Down`].
+    BackendDown,
+    /// See [`State::Ejected`].
+    BackendEjected,
+    /// See [`State::Drain`].
+    BackendDrain,
+    /// See [`State::Maint`].
+    BackendMaint,
+    /// See [`State::Unresolved`].
+    BackendUnresolved,
+    /// An operator has overridden something of a backend.
+    OverrideSet,
+    /// Nothing of a backend is overridden any more.
+    OverrideCleared,
+    /// A pool has no backend that takes clients.
+    NoBackend,
+    /// A pool ignores health, because too few of its backends are up.
+    Panic,
+    /// Neither of the two any more.
+    PoolServes,
+    /// A limit was reached, and clients or log lines were lost to it.
+    LimitReached,
+    /// A thread that carries traffic does not turn any more.
+    ThreadStuck,
+    /// Events are missing here: they were not read in time.
+    Lost,
+    /// Of a newer version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl EventKind {
+    /// All that there are, in the order of the documents.
+    pub const ALL: [Self; 22] = [
+        Self::Started,
+        Self::Draining,
+        Self::ReloadDone,
+        Self::ReloadFailed,
+        Self::ListenerAdded,
+        Self::ListenerRemoved,
+        Self::BackendAdded,
+        Self::BackendRemoved,
+        Self::BackendUp,
+        Self::BackendDown,
+        Self::BackendEjected,
+        Self::BackendDrain,
+        Self::BackendMaint,
+        Self::BackendUnresolved,
+        Self::OverrideSet,
+        Self::OverrideCleared,
+        Self::NoBackend,
+        Self::Panic,
+        Self::PoolServes,
+        Self::LimitReached,
+        Self::ThreadStuck,
+        Self::Lost,
+    ];
+
+    /// The text of the wire and of the screen.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Draining => "draining",
+            Self::ReloadDone => "reload_done",
+            Self::ReloadFailed => "reload_failed",
+            Self::ListenerAdded => "listener_added",
+            Self::ListenerRemoved => "listener_removed",
+            Self::BackendAdded => "backend_added",
+            Self::BackendRemoved => "backend_removed",
+            Self::BackendUp => "backend_up",
+            Self::BackendDown => "backend_down",
+            Self::BackendEjected => "backend_ejected",
+            Self::BackendDrain => "backend_drain",
+            Self::BackendMaint => "backend_maint",
+            Self::BackendUnresolved => "backend_unresolved",
+            Self::OverrideSet => "override_set",
+            Self::OverrideCleared => "override_cleared",
+            Self::NoBackend => "no_backend",
+            Self::Panic => "panic",
+            Self::PoolServes => "pool_serves",
+            Self::LimitReached => "limit_reached",
+            Self::ThreadStuck => "thread_stuck",
+            Self::Lost => "lost",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// The answer to anything that failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Error {
@@ -571,6 +767,7 @@ mod tests {
             weight: 0,
             connections: BackendConnections { active: 3, total: 9 },
             connect_failures: 0,
+            connect_times: vec![0, 9],
             bytes_in: 1,
             bytes_out: 2,
         };

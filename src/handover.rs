@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{OperatorState, State};
+use crate::api::{Override, State};
 
 /// Grows with each change of these types that an older program would misunderstand.
 pub const FORMAT: u32 = 1;
@@ -159,10 +159,8 @@ pub struct Backend {
     pub backend: BackendName,
     /// The file's weight: an override of another one is over.
     pub file_weight: u32,
-    /// An operator's state.
-    pub state: Option<OperatorState>,
-    /// An operator's weight.
-    pub weight: Option<u32>,
+    /// What an operator said of it.
+    pub operator: Override,
     /// What its checks say.
     pub up: Option<bool>,
     /// What led to that.

@@ -37,14 +37,16 @@ const FOREIGN_WORDS_ALLOWED: &[(&str, &str, &str)] = &[
 
 /// Files that may name serde: they make JSON of the types in `src/api.rs` and `src/handover.rs`, or read them from it. Keys
 /// and tokens are JSON of others, and so are files of backends.
-const SERDE: [&str; 13] = [
+const SERDE: [&str; 15] = [
     "src/api.rs",
     "src/handover.rs",
     "src/control/http.rs",
     "src/control/admin.rs",
+    "src/control/events.rs",
     "src/control/log.rs",
     "src/cli/client.rs",
     "src/cli/doctor.rs",
+    "src/cli/events.rs",
     "src/cli/explain.rs",
     "src/cli/status.rs",
     "src/config/http/keys.rs",

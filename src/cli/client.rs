@@ -1,15 +1,17 @@
 //! The client of the admin API. Its errors say what was tried and what to do.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
 
 use super::Misuse;
 use crate::api;
@@ -23,6 +25,8 @@ const ADMIN: &str = "/run/evener/admin.sock";
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// The same for an upgrade, which waits for a program to start and to take many connections over.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(110);
+/// Bytes of one event.
+const EVENT_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of an answer: tens of thousands of backends.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -91,6 +95,40 @@ impl Client {
         self.ask(Method::POST, "/v1/drain", serde_json::to_vec(drain)?)
     }
 
+    /// Hands on events as they come, from where `begin` has it ("since=7"), until the stream ends or nobody wants more.
+    pub fn follow(&self, begin: &str, tell: impl FnMut(api::Event) -> ControlFlow<()>) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.read_events(begin, tell))
+    }
+
+    async fn read_events(
+        &self,
+        begin: &str,
+        mut tell: impl FnMut(api::Event) -> ControlFlow<()>,
+    ) -> anyhow::Result<()> {
+        let (answer, _connection) = self.send(Method::GET, &format!("/v1/events?{begin}"), Vec::new()).await?;
+        let status = answer.status();
+        let mut body = answer.into_body();
+        if !status.is_success() {
+            let body = Limited::new(body, EVENT_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed)?;
+            return Err(self.refused(status, &body.to_bytes()));
+        }
+        let mut text: Vec<u8> = Vec::new();
+        while let Some(frame) = body.frame().await {
+            // A process that ends breaks the stream off.
+            let Ok(frame) = frame else { return Ok(()) };
+            text.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                if tell(serde_json::from_slice(&line)?).is_break() {
+                    return Ok(());
+                }
+            }
+            anyhow::ensure!(text.len() <= EVENT_BYTES_MAX, "{}: an event without an end", self.socket.display());
+        }
+        Ok(())
+    }
+
     fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<T> {
         self.ask_within(TIMEOUT, method, path, body)
     }
@@ -111,27 +149,42 @@ impl Client {
             let what = || format!("{}: the answer is not understood; is it the same version?", self.socket.display());
             return serde_json::from_slice(&body).with_context(what);
         }
-        let said = match serde_json::from_slice::<api::Error>(&body) {
+        Err(self.refused(status, &body))
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8]) -> anyhow::Error {
+        let said = match serde_json::from_slice::<api::Error>(body) {
             Ok(error) => error.error,
             Err(_) => format!("{}: status {status}", self.socket.display()),
         };
         match status {
-            StatusCode::UNPROCESSABLE_ENTITY => Err(Misuse(said).into()),
-            _ => Err(anyhow!(said)),
+            StatusCode::UNPROCESSABLE_ENTITY => Misuse(said).into(),
+            _ => anyhow!(said),
         }
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Vec<u8>) -> anyhow::Result<(StatusCode, Bytes)> {
-        let stream = tokio::net::UnixStream::connect(&self.socket).await.map_err(|error| self.explain(&error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header("host", "evener");
-        let answer = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
+        let (answer, connection) = self.send(method, path, body).await?;
         let status = answer.status();
         let body =
             Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed)?;
         connection.abort();
         Ok((status, body.to_bytes()))
+    }
+
+    /// Sends a request; the answer's body is read through the task that comes with it.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<(Response<Incoming>, JoinHandle<hyper::Result<()>>)> {
+        let stream = tokio::net::UnixStream::connect(&self.socket).await.map_err(|error| self.explain(&error))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path).header("host", "evener");
+        let answer = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
+        Ok((answer, connection))
     }
 
     fn explain(&self, error: &io::Error) -> anyhow::Error {

@@ -11,6 +11,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod drain;
+mod events;
 #[cfg(feature = "gateway")]
 mod explain;
 #[cfg(not(feature = "gateway"))]
@@ -23,7 +24,9 @@ mod run;
 mod schema;
 mod status;
 mod table;
+mod top;
 mod upgrade;
+mod watch;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -74,6 +77,29 @@ enum Verb {
         /// Print nothing; exit status 1, and why, unless new clients are served by this pool, or by every pool
         #[arg(long, conflicts_with = "json")]
         ready: bool,
+        /// Again and again, in place on a terminal, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+        /// Between two looks
+        #[arg(long, value_name = "TIME", value_parser = interval, default_value = "2s", requires = "watch")]
+        interval: Duration,
+    },
+    /// The same live on the whole screen: rates, the past as lines, events; ? explains the keys
+    Top {
+        /// Between two looks
+        #[arg(long, value_name = "TIME", value_parser = interval, default_value = "1s")]
+        interval: Duration,
+        /// Print one frame as text, after one interval; no terminal is needed
+        #[arg(long)]
+        once: bool,
+    },
+    /// Show what happens: backends that go and come back, reloads, overrides, limits; until Ctrl-C
+    Events {
+        #[command(flatten)]
+        begin: events::Begin,
+        /// A JSON object a line, as the admin API has it
+        #[arg(long)]
+        json: bool,
     },
     /// Override a backend's state or weight until `auto`, or end its connections
     Backend {
@@ -136,6 +162,10 @@ impl Misuse {
     }
 }
 
+/// Of `--interval`.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+const INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
 /// Runs the program and maps what came of it to an exit status.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -155,7 +185,10 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
         Verb::Run => run::run(&arguments.config),
         Verb::Check { print } => check::check(&arguments.config, *print),
         Verb::Status { pool, ready: true, .. } => ready::ready(&client()?, pool.as_deref()),
-        Verb::Status { pool, json, .. } => status::status(&client()?, pool.as_deref(), *json),
+        Verb::Status { pool, json, watch: false, .. } => status::status(&client()?, pool.as_deref(), *json),
+        Verb::Status { pool, json, interval, .. } => watch::watch(&client()?, pool.as_deref(), *json, *interval),
+        Verb::Top { interval, once } => top::top(client()?, *interval, *once),
+        Verb::Events { begin, json } => events::events(&client()?, *begin, *json),
         Verb::Backend { which, change } => backend::change(&client()?, which, change),
         Verb::Reload => reload::reload(&client()?),
         Verb::Upgrade => upgrade::upgrade(&client()?),
@@ -167,6 +200,16 @@ fn act(arguments: &Arguments) -> anyhow::Result<()> {
         Verb::Completions { shell } => completions::completions(Arguments::command(), *shell),
         Verb::Man => man::man(Arguments::command()),
         Verb::Demo => demo::demo(),
+    }
+}
+
+/// Between two looks: long enough to be read, and short enough to be waited for.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match interval {
+        span if span < INTERVAL_MIN => Err("at least 100ms".to_owned()),
+        span if span > INTERVAL_MAX => Err("at most 1h".to_owned()),
+        span => Ok(span),
     }
 }
 

@@ -5,24 +5,38 @@ use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 use super::client::Client;
-use super::table::{Cell, Look, Paper, count, render};
+use super::table::{Cell, Look, Paper, count, printable, render};
 use crate::api::{Backend, Discovery, Listener, Pool, State, Status};
 
 /// Shows the state, of everything or of one pool.
 pub fn status(client: &Client, pool: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    let text = match (pool, json) {
-        (None, true) => serde_json::to_string_pretty(&client.status()?)? + "\n",
-        (Some(pool), true) => serde_json::to_string_pretty(&client.pool(pool)?)? + "\n",
-        (None, false) => whole(&client.status()?, now(), Paper::of_stdout()),
-        (Some(pool), false) => {
-            let mut out = String::new();
-            one_pool(&client.pool(pool)?, now(), Paper::of_stdout(), &mut out);
-            out
-        }
+    let text = match json {
+        true => self::json(client, pool, true)?,
+        false => text(client, pool)?,
     };
-    stdout.write_all(text.as_bytes())?;
+    std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// The state as a table.
+pub fn text(client: &Client, pool: Option<&str>) -> anyhow::Result<String> {
+    let paper = Paper::of_stdout();
+    let Some(pool) = pool else { return Ok(whole(&client.status()?, now(), paper)) };
+    let mut out = String::new();
+    one_pool(&client.pool(pool)?, now(), paper, &mut out);
+    Ok(out)
+}
+
+/// The state as JSON, for people or on one line.
+pub fn json(client: &Client, pool: Option<&str>, is_pretty: bool) -> anyhow::Result<String> {
+    fn write(value: &impl serde::Serialize, is_pretty: bool) -> serde_json::Result<String> {
+        if is_pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) }
+    }
+    let text = match pool {
+        None => write(&client.status()?, is_pretty),
+        Some(pool) => write(&client.pool(pool)?, is_pretty),
+    };
+    Ok(text? + "\n")
 }
 
 fn whole(status: &Status, now: SystemTime, paper: Paper) -> String {
@@ -217,7 +231,7 @@ fn told(source: &Discovery, now: SystemTime) -> String {
 }
 
 /// The reason, and what an operator has overridden or the last check says besides.
-fn why(backend: &Backend) -> String {
+pub fn why(backend: &Backend) -> String {
     let mut why = backend.why.clone();
     match &backend.observed.last_check {
         Some(check) if backend.state == State::Up && check.ok => {
@@ -234,7 +248,7 @@ fn why(backend: &Backend) -> String {
     why
 }
 
-const fn look(state: State) -> Look {
+pub const fn look(state: State) -> Look {
     match state {
         State::Up => Look::Good,
         State::Drain | State::Maint => Look::Notable,
@@ -242,12 +256,8 @@ const fn look(state: State) -> Look {
     }
 }
 
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
 /// In the largest unit that leaves a digit before the point.
-fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if count < 1024 {
         return format!("{count}B");
@@ -262,7 +272,7 @@ fn bytes(count: u64) -> String {
 }
 
 /// How long ago a time of the API was.
-fn since(time: &str, now: SystemTime) -> String {
+pub fn since(time: &str, now: SystemTime) -> String {
     match humantime::parse_rfc3339(time) {
         Ok(time) => age(now.duration_since(time).unwrap_or_default()),
         Err(_) => "?".to_owned(),
@@ -270,7 +280,7 @@ fn since(time: &str, now: SystemTime) -> String {
 }
 
 /// In its two largest units.
-fn age(duration: Duration) -> String {
+pub fn age(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, s) => format!("{s}s"),

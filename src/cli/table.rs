@@ -51,7 +51,7 @@ pub struct Cell {
 impl Cell {
     /// To the left. Control characters of any origin do not reach the terminal.
     pub fn text(text: impl AsRef<str>) -> Self {
-        let text = text.as_ref().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let text = printable(text.as_ref());
         Self { text, is_number: false, look: Look::Plain }
     }
 
@@ -147,6 +147,11 @@ fn cut(text: &str, chars: usize) -> Cow<'_, str> {
         return text.into();
     }
     text.chars().take(chars.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// Control characters of any origin do not reach the terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// "1 pool", "2 pools".

@@ -192,7 +192,7 @@ fn change(old: &Pool, new: &Pool) -> PoolChange {
 /// Keys that take effect at once, and those that need a restart. The struct is taken apart whole, so that a new key
 /// cannot be forgotten here.
 fn compare_process(old: &Process, new: &Process) -> (Vec<&'static str>, Vec<&'static str>) {
-    let Process { workers, pin, busy_poll, max_connections, admin, metrics, splice, log, drain } = new;
+    let Process { workers, pin, busy_poll, max_connections, admin, metrics, status_page, splice, log, drain } = new;
     let changed = |keys: &[(&'static str, bool)]| keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();
     let live = [
         ("max_connections", *max_connections == old.max_connections),
@@ -205,6 +205,7 @@ fn compare_process(old: &Process, new: &Process) -> (Vec<&'static str>, Vec<&'st
         ("busy_poll", *busy_poll == old.busy_poll),
         ("admin", *admin == old.admin),
         ("metrics", *metrics == old.metrics),
+        ("status_page", *status_page == old.status_page),
         ("splice", *splice == old.splice),
     ];
     (changed(&live), changed(&fixed))

@@ -85,6 +85,8 @@ pub struct Process {
     pub admin: Option<PathBuf>,
     /// Where Prometheus text is served on `/metrics`; `None` = off.
     pub metrics: Option<SocketAddr>,
+    /// Whether the same address has a page for people.
+    pub status_page: bool,
     /// Whether streams may pass through kernel pipes.
     pub splice: Splice,
     /// What is logged and how.

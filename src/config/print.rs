@@ -72,7 +72,7 @@ impl Lines {
 }
 
 fn print_process(out: &mut Lines, process: &Process) {
-    let Process { workers, pin, busy_poll, max_connections, admin, metrics, splice, log, drain } = process;
+    let Process { workers, pin, busy_poll, max_connections, admin, metrics, status_page, splice, log, drain } = process;
     out.header("process");
     out.key("workers", workers.map_or(quote("auto"), |count| count.to_string()));
     out.key("pin", pin);
@@ -83,6 +83,7 @@ fn print_process(out: &mut Lines, process: &Process) {
         Some(address) => out.key("metrics", quote(address)),
         None => out.0.push_str("# metrics is off\n"),
     }
+    out.key("status_page", status_page);
     out.key("splice", quote(word_of(SPLICE, splice)));
     let (level, format) = (word_of(LOG_LEVELS, &log.level), word_of(LOG_FORMATS, &log.format));
     let access = word_of(ACCESS, &log.access);

@@ -11,6 +11,7 @@ use hyper::{Method, Request as HttpRequest, StatusCode};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::desk::{Desk, Gone, ListenerChange, Refusal, Request, Span};
+use super::events;
 use super::http::{self, Answer};
 use super::listeners::{clear_stale, inode};
 use super::operate::check_reason;
@@ -166,7 +167,8 @@ pub async fn answer(desk: Desk, request: HttpRequest<Incoming>) -> Answer {
         (["v1", "config"], &Method::GET) => {
             desk.ask(Request::Config).await.map(|text| http::text(StatusCode::OK, text))
         }
-        (["v1", "status" | "config"] | ["v1", "pools", _], _) => Ok(http::not_allowed("GET")),
+        (["v1", "events"], &Method::GET) => events::answer(&desk, request.uri().query()).await,
+        (["v1", "status" | "config" | "events"] | ["v1", "pools", _], _) => Ok(http::not_allowed("GET")),
         (["v1", "pools", _, "backends", _] | ["v1", "listeners", _], _) => Ok(http::not_allowed("PUT")),
         (["v1", "reload" | "drain" | "upgrade"] | ["v1", "pools", _, "backends", _, "close"], _) => {
             Ok(http::not_allowed("POST"))

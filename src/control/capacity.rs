@@ -132,6 +132,14 @@ fn for_listeners(config: &Config, workers: usize) -> u64 {
     sockets.sum()
 }
 
+/// Local ports that the host has for connections to one address, and for all flows (ip(7), ip_local_port_range).
+pub fn local_ports() -> Option<u32> {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ends = range.split_whitespace().map(str::parse::<u32>);
+    let (first, last) = (ends.next()?.ok()?, ends.next()?.ok()?);
+    Some((last + 1).saturating_sub(first))
+}
+
 /// Pipes that each worker may hold.
 pub fn pipes(config: &Config, fds: u64, workers: usize) -> usize {
     match config.process.splice {

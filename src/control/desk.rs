@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::events;
 use crate::api;
 use crate::config::Drain;
 
@@ -16,6 +17,8 @@ const REQUESTS_MAX: usize = 64;
 pub enum Request {
     /// The whole state.
     Status(oneshot::Sender<api::Status>),
+    /// The whole state and the last events.
+    Overview(oneshot::Sender<api::Overview>),
     /// One pool, when there is one of that name.
     Pool(String, oneshot::Sender<Option<api::Pool>>),
     /// An operator's override.
@@ -57,6 +60,10 @@ pub enum Request {
     Drain(Span, oneshot::Sender<Duration>),
     /// The effective configuration as a file.
     Config(oneshot::Sender<String>),
+    /// A place among those who follow the events; `None` = all are taken.
+    Follow(oneshot::Sender<Option<events::Place>>),
+    /// The next events after the one of this number.
+    Events(u64, oneshot::Sender<Vec<api::Event>>),
     /// The metrics as Prometheus text.
     Metrics(oneshot::Sender<String>),
     /// End at once.

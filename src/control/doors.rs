@@ -10,9 +10,10 @@ use tokio::task::AbortHandle;
 
 use super::Failure;
 use super::admin::{self, SocketFile};
-use super::desk::{Desk, Request};
+use super::desk::Desk;
 use super::http;
 use super::inherited::{InheritError, Inherited};
+use super::page;
 use crate::config::Config;
 use crate::handover;
 
@@ -85,11 +86,11 @@ impl Closed {
         Ok(Self { admin, metrics })
     }
 
-    /// Begins to answer.
-    pub fn open(self, desk: &Desk) -> Doors {
+    /// Begins to answer; by the metrics also with a page for browsers.
+    pub fn open(self, desk: &Desk, has_page: bool) -> Doors {
         let metrics = self.metrics.map(|(listener, address)| {
             let (listener, desk) = (Arc::new(listener), desk.clone());
-            let serve = http::serve(listener.clone(), move |request| scrape(desk.clone(), request));
+            let serve = http::serve(listener.clone(), move |request| page::answer(desk.clone(), has_page, request));
             (listener, address, tokio::spawn(serve).abort_handle())
         });
         let admin = self.admin.map(|(listener, mut file)| {
@@ -138,16 +139,4 @@ fn adopt(socket: OwnedFd) -> io::Result<TcpListener> {
     let socket = std::net::TcpListener::from(socket);
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket)
-}
-
-async fn scrape(desk: Desk, request: hyper::Request<hyper::body::Incoming>) -> http::Answer {
-    use hyper::{Method, StatusCode};
-    match (request.uri().path(), request.method()) {
-        ("/metrics", &Method::GET) => match desk.ask(Request::Metrics).await {
-            Ok(text) => http::text(StatusCode::OK, text),
-            Err(gone) => http::error(StatusCode::SERVICE_UNAVAILABLE, gone.to_string()),
-        },
-        ("/metrics", _) => http::not_allowed("GET"),
-        _ => http::error(StatusCode::NOT_FOUND, "metrics are at /metrics"),
-    }
 }

@@ -5,9 +5,10 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE};
 use hyper::service::service_fn;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
+use super::events::Lines;
 use crate::api;
 
 /// Connections at once on one socket; more wait in its backlog.
@@ -27,13 +29,13 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// From the first byte of a request's head to its last, and between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that one connection lasts.
+/// The longest that one connection lasts, unless its answer is a stream.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
 /// Before accepting again after an accept that failed, say for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// An answer.
-pub type Answer = Response<Full<Bytes>>;
+/// An answer: whole, or a stream.
+pub type Answer = Response<Either<Full<Bytes>, Lines>>;
 
 /// Where connections come from.
 pub trait Listen {
@@ -100,17 +102,26 @@ where
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer> + Send + 'static,
 {
-    let service = service_fn(move |request| {
-        let answer = handle(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+    let streams = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        let (answer, streams) = (handle(request), &streams);
+        async move {
+            let answer = answer.await;
+            streams.store(matches!(answer.body(), Either::Right(_)), Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
     // How a client of ours ends is its own affair.
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+    let ended = tokio::time::timeout(CONNECTION_TIMEOUT, connection.as_mut()).await;
+    if ended.is_err() && streams.load(Relaxed) {
+        let _ = connection.await;
+    }
 }
 
 /// The body of a request, when it is short enough.
@@ -151,7 +162,7 @@ pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 }
 
 fn with_type(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     answer

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{self, SignalKind};
 
 use super::desk::Span;
+use super::events::About;
 use super::{Failure, Supervisor, notify, now};
+use crate::api::EventKind;
 use crate::config::Drain;
 use crate::engine::{Command, Scope};
 use crate::id::ListenerId;
@@ -125,6 +127,8 @@ impl Supervisor {
             deadline = %humantime::format_duration(deadline),
             "draining: no new clients, connections and flows may finish"
         );
+        let text = format!("no new clients; all has ended within {}", humantime::format_duration(deadline));
+        self.events.tell(EventKind::Draining, About::default(), text);
         notify::stopping();
         // Ours are duplicates: as long as one is open, the kernel goes on taking clients.
         self.listeners.close();

@@ -8,8 +8,8 @@
 //! `leave` ends, `upgrade` has another process go on. `wanted` holds the three layers, `publish` makes snapshots of them,
 //! `identities` keeps the counts, `discovery` knows where backends are, `listeners` the sockets, `inherited` those that came
 //! from outside, `store` those that outlive us, `observe` listens to the checks, `capacity` and `udp` know what the host
-//! gives. `operate` does what operators ask for. `desk`, `doors`, `admin`, `http`, `status`, `metrics` are for those who ask;
-//! `notify` and `log` for those who watch.
+//! gives. `operate` does what operators ask for. `desk`, `doors`, `admin`, `http`, `status`, `metrics`,
+//! `page` are for those who ask; `events`, `notify` and `log` for those who watch.
 
 pub mod admin;
 pub mod capacity;
@@ -17,16 +17,19 @@ pub mod desk;
 mod discovery;
 mod doors;
 mod engines;
+mod events;
 mod http;
 mod identities;
 pub mod inherited;
 mod leave;
+mod limits;
 mod listeners;
 pub mod log;
 mod metrics;
 mod notify;
 mod observe;
 mod operate;
+mod page;
 mod publish;
 mod reload;
 #[cfg(test)]
@@ -51,9 +54,11 @@ use self::desk::{Desk, Request, Requests};
 use self::discovery::{Discovery, News, Teller};
 use self::doors::Doors;
 use self::engines::Engines;
+use self::events::{About, Events};
 use self::identities::Identities;
 use self::inherited::Inherited;
 use self::leave::Leaving;
+use self::limits::Limits;
 use self::listeners::Listeners;
 use self::observe::Observers;
 use self::source::Source;
@@ -62,7 +67,7 @@ use self::upgrade::receive::Predecessor;
 use self::upgrade::{Arrival, Offer};
 use self::wanted::Wanted;
 use crate::access::Journal;
-use crate::api::State;
+use crate::api::{self, EventKind, State};
 use crate::config::Report;
 use crate::engine::{Command, Note};
 use crate::health::Verdict;
@@ -75,6 +80,9 @@ use crate::stats::WorkersStats;
 const DOWN_SPREAD: Duration = Duration::from_millis(500);
 /// How often is looked whether what was removed can be forgotten.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Events that the status page shows.
+const OVERVIEW_EVENTS_MAX: usize = 100;
 
 /// Why the process cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +162,8 @@ struct Supervisor {
     engines: Engines,
     counts: WorkersStats,
     journal: Arc<Journal>,
+    events: Events,
+    limits: Limits,
     access_log: Option<log::AccessLog>,
     doors: Doors,
     offer: Offer,
@@ -221,7 +231,13 @@ impl Supervisor {
         // Whoever asked may have gone away meanwhile: then the answer is dropped.
         match request {
             Request::Status(answer) => drop(answer.send(self.scene().status())),
+            Request::Overview(answer) => {
+                let events = self.events.last(OVERVIEW_EVENTS_MAX);
+                drop(answer.send(api::Overview { status: self.scene().status(), events }));
+            }
             Request::Metrics(answer) => drop(answer.send(metrics::render(&self.scene()))),
+            Request::Follow(answer) => drop(answer.send(self.events.follow())),
+            Request::Events(after, answer) => drop(answer.send(self.events.after(after))),
             Request::Pool(name, answer) => {
                 let scene = self.scene();
                 drop(answer.send(self.wanted.pool(&name).map(|pool| scene.pool(pool))));
@@ -299,17 +315,21 @@ impl Supervisor {
             let fades = self.wanted.fade_connect_costs();
             self.next_tidy = (!is_tidy || fades).then(|| now + TIDY_INTERVAL);
         }
+        if self.limits.next_look <= now {
+            self.limits.look(&self.wanted, &self.journal, &mut self.events, now);
+        }
         self.sign_of_life(now);
     }
 
-    /// When [`Self::on_time`] has something to do; `None` = not by itself: an idle process sleeps.
+    /// When [`Self::on_time`] has something to do.
     fn next_deadline(&self) -> Option<Instant> {
         let closes = self.closes.values().min().copied();
         let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
         let leaving = self.leaving.as_ref().map(|leaving| leaving.next_look);
         let ejected = self.observers.next_deadline();
         let asked = self.discovery.next_deadline();
-        [self.next_rise, self.next_tidy, asked, ejected, closes, watchdog, leaving].into_iter().flatten().min()
+        let looks = Some(self.limits.next_look);
+        [looks, self.next_rise, self.next_tidy, asked, ejected, closes, watchdog, leaving].into_iter().flatten().min()
     }
 
     fn sign_of_life(&mut self, now: Instant) {
@@ -319,6 +339,7 @@ impl Supervisor {
             notify::alive();
         } else {
             tracing::error!("a worker does not turn any more: no sign of life for the service manager");
+            self.events.tell(EventKind::ThreadStuck, About::default(), "a worker does not turn any more");
         }
         // So that also an idle worker has turned by the next look.
         self.engines.tell_all(|| Command::Wake);
@@ -332,6 +353,7 @@ impl Supervisor {
                 let change = backend.tell(&pool.config, now, time);
                 if let Some((from, to)) = change.state {
                     report(pool.config.name.as_str(), backend, from, to, &pool.config);
+                    self.events.backend(&pool.config, backend, from, to);
                 }
                 let Some(id) = backend.id() else { continue };
                 if let Some(delay) = change.close {
@@ -341,6 +363,7 @@ impl Supervisor {
                 }
             }
         }
+        self.events.look_at_pools(&self.wanted);
         self.next_rise = publish::next_rise(&mut self.wanted, now);
         let before: Arc<Snapshot> = self.publisher.current();
         self.publisher.publish(publish::build(&self.wanted, self.max_connections, Some(&before), now));

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use super::desk::{ListenerChange, Refusal, Span};
+use super::events::About;
 use super::wanted::Wanted;
 use super::{Supervisor, now};
-use crate::api::{self, ChangeState, OperatorState};
+use crate::api::{self, ChangeState, EventKind, OperatorState};
 use crate::config::Drain;
 use crate::engine::{Command, Scope};
 use crate::reason::CloseReason;
@@ -40,6 +41,10 @@ impl Supervisor {
             let weight = operator.weight.map_or("auto".to_owned(), |weight| weight.to_string());
             let reason = operator.reason.as_deref().unwrap_or("");
             tracing::info!(pool, backend = backend.name, state, weight, reason, "an operator's override");
+            let is_set = *operator != api::Override::default();
+            let kind = if is_set { EventKind::OverrideSet } else { EventKind::OverrideCleared };
+            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            self.events.tell(kind, About::backend(pool, &backend.name), format!("state {state}, weight {weight}{why}"));
             names.push(backend.name.clone());
         }
         self.refresh(now());

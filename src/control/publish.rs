@@ -75,6 +75,11 @@ pub fn is_in_panic(pool: &Pool) -> bool {
     chosen(pool).any(|(_, standing)| !standing.available)
 }
 
+/// Whether nobody takes clients.
+pub fn has_nobody(pool: &Pool) -> bool {
+    chosen(pool).next().is_none()
+}
+
 /// The indexes of those who take clients, and how they stand.
 fn chosen(pool: &Pool) -> impl Iterator<Item = (usize, Standing)> {
     let standings: Vec<Standing> = pool.backends.iter().map(|backend| standing(pool, backend)).collect();

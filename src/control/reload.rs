@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::desk::Refusal;
+use super::events::About;
 use super::listeners::{Order, Site};
 use super::wanted::{Place, Wanted};
 use super::{Supervisor, TIDY_INTERVAL, capacity, discovery, log, notify, now, operate, udp, wall_clock};
-use crate::api;
+use crate::api::{self, EventKind};
 use crate::config::{self, Config, Drain, Endpoint};
 use crate::engine::{Command, Scope};
 use crate::id::BackendId;
@@ -35,9 +36,11 @@ impl Supervisor {
                     log::warn(warning);
                 }
                 tracing::info!(generation = done.generation, "the file was taken over: {}", done.summary);
+                self.events.tell(EventKind::ReloadDone, About::default(), &done.summary);
             }
             Err(Refusal::Unknown(why) | Refusal::Invalid(why) | Refusal::Failed(why)) => {
                 tracing::error!("the file was not taken over, nothing has changed:\n{why}");
+                self.events.tell(EventKind::ReloadFailed, About::default(), why.lines().next().unwrap_or_default());
             }
         }
         notify::ready(&self.status);
@@ -112,6 +115,7 @@ impl Supervisor {
         let (discovery, identities) = (&mut self.discovery, &mut self.identities);
         let next = Wanted::build(config.clone(), Some(&self.wanted), discovery, identities, wall_clock());
         let before = std::mem::replace(&mut self.wanted, next);
+        self.events.compare(&before, &self.wanted);
         discovery.follow(&config, now());
         discovery.forget(&config);
         self.next_tidy = Some(now() + TIDY_INTERVAL);

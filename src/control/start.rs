@@ -13,9 +13,11 @@ use super::desk::Desk;
 use super::discovery::{self, Discovery, News, Teller};
 use super::doors;
 use super::engines::Engines;
+use super::events::{About, Events};
 use super::identities::Identities;
 use super::inherited::Inherited;
 use super::leave::Signals;
+use super::limits::Limits;
 use super::listeners::{Bound, Listeners};
 use super::observe::Observers;
 use super::source::Source;
@@ -26,6 +28,7 @@ use super::wanted::{Place, Wanted};
 use super::{Failure, Inbox, Supervisor, TIDY_INTERVAL, Watchdog, capacity, log, notify, now, publish, store};
 use super::{udp, wall_clock};
 use crate::access::Journal;
+use crate::api::EventKind;
 use crate::config::{Access, Config};
 use crate::engine::{Answer, Command, HandOver, Note, Notes};
 use crate::gateway;
@@ -94,6 +97,8 @@ pub(super) async fn start(
         engines,
         counts,
         journal,
+        events: Events::new(),
+        limits: Limits::new(now),
         access_log,
         doors: doors::Doors::default(),
         offer,
@@ -159,7 +164,7 @@ impl Supervisor {
             self.listeners.forget_left();
         }
         self.observers.set(&mut self.wanted);
-        self.doors = doors.open(desk);
+        self.doors = doors.open(desk, self.wanted.config.process.status_page);
         // Flows must be there before the first datagram of their clients, and the sockets that it comes to before them.
         self.engines.workers.tell_all(|| Command::HandOver(HandOver::Pause(Answer::new(drop))));
         let orders = self.listeners.keep(bound, |name| self.wanted.listener_id(name));
@@ -190,6 +195,8 @@ impl Supervisor {
             }
             (Ok(()), None) => self.tell_status(),
         }
+        self.events.tell(EventKind::Started, About::default(), concat!("evener ", env!("CARGO_PKG_VERSION")));
+        self.events.look_at_pools(&self.wanted);
         notify::ready(&self.status);
         Ok(())
     }

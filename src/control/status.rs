@@ -13,7 +13,7 @@ use crate::access::Journal;
 use crate::api;
 use crate::config::{Address, Balance, Protocol};
 use crate::reason::{CloseReason, DropReason};
-use crate::stats::{ListenerCell, RouteCounts, WorkerStats};
+use crate::stats::{BackendStats, LATENCY_BOUNDS_US, ListenerCell, RouteCounts, WorkerStats};
 use crossbeam_utils::CachePadded;
 
 /// Why a client of a listener for datagrams is not served, before a pool is asked.
@@ -67,6 +67,8 @@ impl Scene<'_> {
             process: self.process(),
             listeners: self.wanted.listeners.iter().map(|listener| self.listener(listener)).collect(),
             pools: self.wanted.pools.iter().map(|pool| self.pool(pool)).collect(),
+            routes: self.routes.iter().map(route).collect(),
+            time_bounds_ms: LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1000.0).collect(),
         }
     }
 
@@ -82,9 +84,26 @@ impl Scene<'_> {
             fds_limit: self.fds_limit,
             pipes_in_use: sum(|worker| worker.pipes_in_use.load(Relaxed)),
             pipes_free: sum(|worker| worker.pipes_free.load(Relaxed)),
+            pipes_max: (capacity::pipes(&self.wanted.config, self.fds_limit, self.workers) * self.workers) as u64,
+            local_ports: capacity::local_ports().unwrap_or(0),
+            threads: self.threads(),
             access_log_dropped: self.journal.dropped(),
             last_reload: api::Reload { at: rfc3339(self.last_reload.0), ok: self.last_reload.1 },
         }
+    }
+
+    fn threads(&self) -> Vec<api::Thread> {
+        let times = crate::sys::process::thread_times();
+        let thread = |(at, stats): (usize, &CachePadded<WorkerStats>)| {
+            let name = match at.checked_sub(self.workers) {
+                None => format!("worker-{at}"),
+                Some(at) => format!("gateway-{at}"),
+            };
+            let cpu_ms = times.get(&name).map_or(0.0, |time| time.as_micros() as f64 / 1000.0);
+            let (connections, accepted) = (stats.active.load(Relaxed), stats.accepts.read());
+            api::Thread { name, connections, accepted, cpu_ms }
+        };
+        self.threads.iter().enumerate().map(thread).collect()
     }
 
     /// Rounded up, so that it says 0 when it is over.
@@ -182,6 +201,7 @@ impl Scene<'_> {
                 total: sum(|cell| cell.established.read()),
             },
             connect_failures: sum(|cell| cell.connect_failures.iter().map(|count| count.read()).sum()),
+            connect_times: stats.map(|stats| connect_times(stats)).unwrap_or_default(),
             bytes_in: sum(|cell| cell.bytes_in.read()),
             bytes_out: sum(|cell| cell.bytes_out.read()),
         }
@@ -199,6 +219,26 @@ fn discovery(report: Report) -> api::Discovery {
         failures: track.failures,
         last_success: track.success.map(rfc3339),
         last_error: track.error.map(|(why, at)| api::DiscoveryError { why, at: rfc3339(at) }),
+    }
+}
+
+fn connect_times(stats: &BackendStats) -> Vec<u64> {
+    let mut times = vec![0; LATENCY_BOUNDS_US.len() + 1];
+    for cell in stats.cells() {
+        for (total, (count, _)) in times.iter_mut().zip(cell.connects.read()) {
+            *total += count;
+        }
+    }
+    times
+}
+
+fn route(counts: &RouteCounts) -> api::Route {
+    api::Route {
+        listener: counts.listener.clone(),
+        route: counts.route.clone(),
+        requests: counts.by_status.iter().map(|(status, count)| (status.to_string(), *count)).collect(),
+        refused: counts.refused.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+        times: counts.seconds.iter().map(|(count, _)| *count).collect(),
     }
 }
 

@@ -1,9 +1,11 @@
 //! What the process asks of the kernel about itself: descriptors, also those that it was started with, and the cores of
 //! its threads.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::time::Duration;
 
 use super::check;
 
@@ -103,6 +105,21 @@ fn passed_names(own: u32, pid: Option<&str>, count: Option<&str>, names: Option<
         return Err(format!("LISTEN_FDNAMES has {} names for LISTEN_FDS={count}", names.len()));
     }
     Ok(names)
+}
+
+/// How long each thread of the process has been on a core, by its name (proc(5), schedstat). Threads of one name are
+/// added up; those that the kernel does not tell of are left out.
+pub fn thread_times() -> BTreeMap<String, Duration> {
+    let mut times = BTreeMap::new();
+    let Ok(threads) = Path::new("/proc/self/task").read_dir() else { return times };
+    for thread in threads.flatten().map(|entry| entry.path()) {
+        let read = |name| std::fs::read_to_string(thread.join(name)).ok();
+        let nanos = read("schedstat").and_then(|stat| stat.split(' ').next()?.parse().ok());
+        if let (Some(name), Some(nanos)) = (read("comm"), nanos) {
+            *times.entry(name.trim_end().to_owned()).or_default() += Duration::from_nanos(nanos);
+        }
+    }
+    times
 }
 
 /// Pins the calling thread to one core, counted among those the process may use; wraps around (sched_setaffinity(2)).

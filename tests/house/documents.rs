@@ -139,6 +139,16 @@ fn every_subject_of_the_doctor_is_documented() {
 }
 
 #[test]
+fn every_kind_of_event_is_documented() {
+    let rows = table(part(&read("docs/observability.md"), "## Events"));
+    let kinds = evener::api::EventKind::ALL;
+    assert_documented("kind of event", &first_column(&rows), &set(kinds.map(evener::api::EventKind::as_str)));
+    for kind in kinds {
+        assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str(), "on the wire and on the screen");
+    }
+}
+
+#[test]
 fn every_field_of_the_access_log_is_documented() {
     let source = before_tests("src/control/log.rs");
     let fields = source.split("fn fields").nth(1).unwrap().split("\nfn text").next().unwrap();

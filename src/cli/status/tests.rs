@@ -20,6 +20,7 @@ fn backend(name: &str, state: State, why: &str) -> Backend {
         weight: if state == State::Up { 100 } else { 0 },
         connections: BackendConnections { active: 12, total: 3456 },
         connect_failures: 0,
+        connect_times: Vec::new(),
         bytes_in: 1_500_000,
         bytes_out: 7,
     }
@@ -43,6 +44,9 @@ fn sample(backends: Vec<Backend>) -> Status {
             fds_limit: 65_536,
             pipes_in_use: 0,
             pipes_free: 0,
+            pipes_max: 0,
+            local_ports: 0,
+            threads: Vec::new(),
             access_log_dropped: 0,
             last_reload: Reload { at: "2026-01-01T00:00:00Z".into(), ok: true },
         },
@@ -67,6 +71,8 @@ fn sample(backends: Vec<Backend>) -> Status {
             discovery: vec![],
             backends,
         }],
+        routes: Vec::new(),
+        time_bounds_ms: Vec::new(),
     }
 }
 

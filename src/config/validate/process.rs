@@ -27,6 +27,7 @@ pub(super) fn read(r: &mut Reader) -> Process {
         max_connections: r.or("max_connections", limit, None),
         admin: r.or("admin", admin, Some(PathBuf::from(ADMIN))),
         metrics: r.optional("metrics", |value| parse_socket_address(text(value)?)),
+        status_page: r.or("status_page", boolean, true),
         splice: r.word("splice", SPLICE, Splice::Auto),
         log: r.table("log", |r| Log {
             level: r.word("level", LOG_LEVELS, LogLevel::Info),

@@ -46,8 +46,7 @@ pub fn known(wanted: &Wanted, closes: impl Fn(BackendId) -> Option<Instant>, now
         Backend {
             backend: name(pool, backend),
             file_weight: backend.file.weight,
-            state: backend.operator.state,
-            weight: backend.operator.weight,
+            operator: backend.operator.clone(),
             up: seen.up,
             why: seen.why.clone(),
             last: last.map(|last| Check { ok: last.ok, why: last.why.clone(), took_us: us(last.took) }),
@@ -73,9 +72,11 @@ pub fn learn(wanted: &mut Wanted, known: &[Backend], now: Instant) -> Vec<(Backe
         for at in 0..pool.backends.len() {
             let Some(known) = known.get(&name(pool, &pool.backends[at])) else { continue };
             let backend = &mut pool.backends[at];
-            backend.operator.state = known.state;
-            // Where the file has another weight now, that is the newer word.
-            backend.operator.weight = known.weight.filter(|_| known.file_weight == backend.file.weight);
+            backend.operator.clone_from(&known.operator);
+            if known.file_weight != backend.file.weight {
+                // The file's is the newer word.
+                backend.operator.weight = None;
+            }
             let ejected = known.ejected_us.and_then(|us| now.checked_add(Duration::from_micros(us)));
             let seen = &mut backend.observed;
             (seen.up, seen.why, seen.ejected) = (known.up, known.why.clone(), ejected);
