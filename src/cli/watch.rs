@@ -44,7 +44,7 @@ pub fn watch(client: &Client, pool: Option<&str>, json: bool, interval: Duration
 fn frame(text: &str, rows: usize) -> String {
     let mut out = HOME.to_owned();
     for line in text.lines().take(rows.saturating_sub(1)) {
-        let _ = write!(out, "{line}{CLEAR_LINE}\n");
+        let _ = writeln!(out, "{line}{CLEAR_LINE}");
     }
     out + CLEAR_BELOW
 }

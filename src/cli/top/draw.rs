@@ -351,11 +351,12 @@ fn fit(part: Part, headings: &[String], rows: &[Row], width: u16) -> Vec<Option<
             return widths;
         }
         let surplus = u16::try_from(surplus).unwrap_or(u16::MAX);
-        if let Some(narrower) = widths[last].map(|last| last.saturating_sub(surplus)) {
-            if narrower >= LAST_MIN && !columns[last].is_number {
-                widths[last] = Some(narrower);
-                return widths;
-            }
+        if let Some(narrower) = widths[last].map(|last| last.saturating_sub(surplus))
+            && narrower >= LAST_MIN
+            && !columns[last].is_number
+        {
+            widths[last] = Some(narrower);
+            return widths;
         }
         let present = (0..columns.len()).filter(|at| widths[*at].is_some() && columns[*at].spare > 0);
         match present.max_by_key(|at| columns[*at].spare) {

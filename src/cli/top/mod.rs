@@ -60,11 +60,11 @@ pub fn top(client: Client, interval: Duration, once: bool) -> anyhow::Result<()>
         let why = "evener top draws on a terminal, and this is none: --once prints one frame, `evener status` a table";
         return Err(Misuse(why.to_owned()).into());
     }
+    await_signals(sender.clone())?;
     let mut screen = Screen::open()?;
     ask(client.clone(), interval, sender.clone());
     follow(client, sender.clone());
-    read_keys(sender.clone());
-    await_signals(sender);
+    read_keys(sender);
     let mut view = View::new(coloured());
     loop {
         screen.0.draw(|frame| draw::draw(&model, &view, wall_clock(), frame.area(), frame.buffer_mut()))?;
@@ -153,22 +153,25 @@ fn read_keys(news: Sender<News>) {
     });
 }
 
-fn await_signals(news: Sender<News>) {
+/// Signals to end: from now on they do not end the process by themselves, and so the terminal is given back.
+fn await_signals(news: Sender<News>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt, mut hangup) = {
+        let _context = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)
+    };
     std::thread::spawn(move || {
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         runtime.block_on(async {
-            let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-            if let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = kinds.map(signal) {
-                tokio::select! {
-                    _ = terminate.recv() => {}
-                    _ = interrupt.recv() => {}
-                    _ = hangup.recv() => {}
-                }
-                let _ = news.send(News::End);
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = hangup.recv() => {}
             }
         });
+        let _ = news.send(News::End);
     });
+    Ok(())
 }
 
 /// Two answers make the rates of one frame.
