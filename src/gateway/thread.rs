@@ -65,7 +65,7 @@ pub struct Thread {
     /// Connections of clients.
     leashes: RefCell<Slab<Rc<Leash>>>,
     /// Several of one place, where sockets came from outside.
-    listening: RefCell<Vec<Listening>>,
+    listening: RefCell<Vec<(ListenerId, Bind, Rc<Notify>)>>,
     /// There is something to look through again.
     has_work: Notify,
     /// Requests that wait for a place in a pool.
@@ -82,9 +82,6 @@ pub struct Thread {
     trimmed: Cell<Option<Instant>>,
     events: RefCell<Vec<Event>>,
 }
-
-/// A place that is listened at, and what ends that.
-type Listening = ((ListenerId, Bind), Rc<Notify>);
 
 /// Runs tasks on the thread they come from.
 #[derive(Clone, Copy)]
@@ -150,7 +147,7 @@ impl Thread {
             self.sweep();
             self.stats().turns.record(Duration::ZERO);
         }
-        self.unlisten_if(|_| true);
+        self.unlisten_if(|_, _| true);
         self.doom(Duration::ZERO, Duration::ZERO, CloseReason::Killed, |_| true);
         // The tasks that were told to end do so before the thread does.
         let limit = self.now() + LAST_LOOKS;
@@ -253,10 +250,10 @@ impl Thread {
                 self.prepare();
                 self.listen(listener, bind, socket);
             }
-            Command::Unlisten { listener, bind } => self.unlisten_if(|key| *key == (listener, bind.clone())),
+            Command::Unlisten { listener, bind } => self.unlisten_if(|of, at| of == listener && *at == bind),
             Command::Drain { scope, deadline, spread } => {
                 if scope == Scope::All {
-                    self.unlisten_if(|_| true);
+                    self.unlisten_if(|_, _| true);
                     self.leaving.set(Some(self.now() + deadline));
                 }
                 match scope {
@@ -284,13 +281,13 @@ impl Thread {
             }
         };
         let stop = Rc::new(Notify::new());
-        self.listening.borrow_mut().push(((listener, bind), stop.clone()));
+        self.listening.borrow_mut().push((listener, bind, stop.clone()));
         tokio::task::spawn_local(self.clone().accept(listener, door, stop));
     }
 
-    fn unlisten_if(&self, which: impl Fn(&(ListenerId, Bind)) -> bool) {
-        self.listening.borrow_mut().retain(|(key, stop)| {
-            let goes = which(key);
+    fn unlisten_if(&self, which: impl Fn(ListenerId, &Bind) -> bool) {
+        self.listening.borrow_mut().retain(|(listener, bind, stop)| {
+            let goes = which(*listener, bind);
             if goes {
                 stop.notify_one();
             }
