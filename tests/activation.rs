@@ -8,10 +8,10 @@ use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use harness::datagram::{UdpServer, udp_client, who_answers};
+use harness::datagram::{UdpServer, hear, udp_client, who_answers};
 use harness::{
     Backend, Evener, NO_CHECKS, Plan, SOON, config, connect, evener, exchange, free_port, holds_for, local, patiently,
     read_name, require, try_connect, wait_until, who,
@@ -291,6 +291,37 @@ fn clients_who_come_between_a_crash_and_the_next_start_are_served() {
         manager.wait_for(&["store/web"; 3]);
         drop(evener);
     }
+}
+
+#[test]
+fn listeners_on_unix_sockets_and_for_datagrams_outlive_a_crash_too() {
+    let (manager, a, d) = (Manager::listen(), Backend::named("a"), UdpServer::named("d"));
+    let folder = tempfile::tempdir().unwrap();
+    let (path, port) = (folder.path().join("web.sock"), free_port());
+    let text = format!(
+        "[process]\nworkers = 1\n\n[listener.web]\nbind = \"unix:{}\"\npool = \"web\"\n\n\
+         [listener.dns]\nbind = \"127.0.0.1:{port}\"\nprotocol = \"udp\"\npool = \"dns\"\n\n\
+         [pool.web]\nbackends = [{}]\n{NO_CHECKS}\n[pool.dns]\nbackends = [{}]\n{NO_CHECKS}",
+        path.display(),
+        a.entry(""),
+        d.entry("")
+    );
+    drop(manager.plan(&text).start());
+    manager.wait_for(&["store/dns", "store/web"]);
+    let mut waiting = UnixStream::connect(&path).unwrap();
+    waiting.set_read_timeout(Some(SOON)).unwrap();
+    let client = udp_client(local(port));
+    client.send(b"early").unwrap();
+    let mut evener = manager.plan(&text).passing(manager.passes()).start();
+    let mut name = [0];
+    waiting.read_exact(&mut name).unwrap();
+    assert_eq!(&name, b"a");
+    assert!(hear(&client).unwrap().starts_with(b"d"));
+    evener.signal("TERM");
+    evener.signal("TERM");
+    assert!(evener.wait(SOON).success());
+    assert!(!path.exists(), "its file is ours");
+    manager.wait_for(&[]);
 }
 
 #[test]

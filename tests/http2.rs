@@ -408,6 +408,21 @@ fn a_drain_says_goaway_and_lets_streams_finish() {
 }
 
 #[test]
+fn a_connection_of_age_says_goaway_and_lets_streams_finish() {
+    let backend = Backend::held();
+    let evener = start("max_age = \"2s\"", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    let stream = client.get(&[]);
+    let mut server = harness::http::Peer::on(backend.take());
+    server.request().unwrap().unwrap();
+    assert!(client.until(|frame| frame.kind == GOAWAY).is_some());
+    server.send(reply("200 OK", "late"));
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
+    assert!(client.ends());
+    evener.stop();
+}
+
+#[test]
 fn a_backend_of_http_2_is_given_many_requests_by_one_connection() {
     let deep = Backend::webs("deep");
     let inner = start("", &deep);
