@@ -54,16 +54,22 @@ pub struct Holder {
     pub rights: Option<u64>,
     /// The control group, below that of all.
     pub group: Option<String>,
+    /// Listeners whose sockets systemd opens: it needs no right of the process.
+    pub sockets: Vec<String>,
 }
 
 impl Holder {
     /// Looks below `root`. A process that cannot be looked at does not count.
     pub fn find(root: &Path, file: &Path, running: Option<u32>) -> Self {
         let running = running.filter(|pid| runs(&root.join("proc").join(pid.to_string())));
-        match (running, unit(root, file)) {
+        let mut holder = match (running, unit(root, file)) {
             (None, Some(unit)) => unit,
             (pid, _) => Self::process(root, pid),
+        };
+        if let Some(unit) = holder.unit() {
+            holder.sockets = sockets(root, unit);
         }
+        holder
     }
 
     fn process(root: &Path, pid: Option<u32>) -> Self {
@@ -78,6 +84,7 @@ impl Holder {
                 .lines()
                 .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok()),
             group,
+            sockets: Vec::new(),
         }
     }
 
@@ -148,7 +155,32 @@ fn unit(root: &Path, file: &Path) -> Option<Holder> {
     let is_root = values("User").last().is_none_or(|user| user == "root" || user == "0");
     let rights = if is_root { u64::MAX } else { rights(&values("AmbientCapabilities")) };
     let who = Who::Unit(UNIT.to_owned());
-    Some(Holder { who, nofile: Some(nofile.unwrap_or(UNIT_NOFILE)), rights: Some(rights), group: None })
+    Some(Holder {
+        who,
+        nofile: Some(nofile.unwrap_or(UNIT_NOFILE)),
+        rights: Some(rights),
+        group: None,
+        sockets: Vec::new(),
+    })
+}
+
+/// The names of the sockets that units of systemd open for this one (systemd.socket(5)).
+fn sockets(root: &Path, unit: &str) -> Vec<String> {
+    let entries =
+        UNIT_FOLDERS.iter().flat_map(|folder| std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten());
+    let units = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "socket"));
+    let named = units.filter_map(|path| {
+        let text = std::fs::read_to_string(&path).ok()?;
+        let value = |key: &str| {
+            text.lines().find_map(|line| line.trim().strip_prefix(key).map(|value| value.trim().to_owned()))
+        };
+        let is_ours = match value("Service=") {
+            Some(service) => service == unit,
+            None => path.file_stem() == Path::new(unit).file_stem(),
+        };
+        value("FileDescriptorName=").filter(|_| is_ours)
+    });
+    named.collect()
 }
 
 /// Each line adds to those before; an empty one forgets them (systemd.exec(5)).
@@ -229,5 +261,16 @@ mod tests {
         put(root.path(), "etc/systemd/system/evener.service.d/a.conf", "");
         assert_eq!(find(FILE).nofile, Some(UNIT_NOFILE), "and the folder of this host beats that of the package");
         assert!(find(FILE).may(Right::SysAdmin), "no user is root");
+
+        put(
+            root.path(),
+            "etc/systemd/system/evener-web.socket",
+            "[Socket]\nFileDescriptorName=web\nService=evener.service\n",
+        );
+        put(root.path(), "etc/systemd/system/evener.socket", "[Socket]\nFileDescriptorName=pg\n");
+        put(root.path(), "etc/systemd/system/other.socket", "[Socket]\nFileDescriptorName=db\n");
+        let mut sockets = find(FILE).sockets;
+        sockets.sort();
+        assert_eq!(sockets, ["pg", "web"]);
     }
 }

@@ -144,8 +144,8 @@ fn privileged_ports(plan: &Plan) -> Option<Finding> {
     const START: &str = "net.ipv4.ip_unprivileged_port_start";
     let start = plan.facts.number(START)?;
     let is_privileged = |address: &&SocketAddr| address.port() != 0 && u64::from(address.port()) < start;
-    let binds =
-        plan.config.listeners.iter().flat_map(|listener| listener.bind.iter().map(move |bind| (listener, bind)));
+    let binds = plan.config.listeners.iter().filter(|listener| !plan.facts.holder.sockets.contains(&listener.name));
+    let binds = binds.flat_map(|listener| listener.bind.iter().map(move |bind| (listener, bind)));
     let binds = binds.filter_map(|(listener, bind)| match bind {
         Bind::Ip(address) => Some((listener, address)),
         Bind::Unix(_) => None,

@@ -30,7 +30,13 @@ fn host() -> Facts {
         ("net.ipv4.tcp_tw_reuse", "1"),
     ];
     Facts {
-        holder: Holder { who: Who::Shell, nofile: Some(1 << 20), rights: Some(u64::MAX), group: None },
+        holder: Holder {
+            who: Who::Shell,
+            nofile: Some(1 << 20),
+            rights: Some(u64::MAX),
+            group: None,
+            sockets: Vec::new(),
+        },
         workers: 2,
         sysctls: sysctls.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         kernel: Some((6, 1)),
@@ -253,6 +259,9 @@ fn ports_below_1024_take_a_right_or_a_lower_start() {
     facts.holder.who = Who::Unit("evener.service".into());
     let commands = bad(subject, &config, &facts).commands;
     assert!(commands[0].contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"), "{commands:?}");
+    facts.holder.sockets = vec!["a".to_owned()];
+    let all = findings(&config, &facts);
+    assert!(all.iter().all(|finding| finding.subject != subject), "systemd binds them: {all:?}");
 }
 
 #[test]
