@@ -75,8 +75,8 @@ fn the_package_has_what_an_operator_looks_for() {
     assert_eq!(conffiles, "/etc/evener/evener.toml\n");
     for script in ["postinst", "prerm", "postrm"] {
         let text = run(Command::new("dpkg-deb").args(["-I"]).arg(&deb).arg(script));
-        assert_eq!(text, std::fs::read_to_string(repository("debian").join(script)).unwrap());
-        run(Command::new("sh").args(["-n"]).arg(repository("debian").join(script)));
+        assert_eq!(text, std::fs::read_to_string(repository("scripts/debian").join(script)).unwrap());
+        run(Command::new("sh").args(["-n"]).arg(repository("scripts/debian").join(script)));
     }
 }
 

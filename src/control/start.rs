@@ -53,13 +53,8 @@ pub(super) async fn start(
     let (offer, arrivals) = Offer::new(&source);
     let mut config = read(&source)?;
     let signals = Signals::catch()?;
-    let workers = capacity::workers(&config);
-    let fds_limit = crate::sys::process::raise_nofile().unwrap_or(FDS_FALLBACK);
-    let shortage = capacity::shortage(&config, fds_limit, workers);
-    let cut = capacity::fit_flows(&mut config, fds_limit, workers);
+    let Host { workers, fds_limit, offload, shortages } = Host::of(&mut config);
     let config = Arc::new(config);
-    let offload = Offload::probe();
-
     let (teller, mut news) = mpsc::channel(discovery::NEWS_MAX);
     let claimed = match predecessor {
         None => claim(&config, workers, offload, &mut inherited, (&teller, &mut news)).await?,
@@ -73,7 +68,7 @@ pub(super) async fn start(
     let closes = inventory.as_ref().map(|known| state::learn(&mut wanted, &known.backends, now)).unwrap_or_default();
     let max_connections = capacity::max_connections(&config, fds_limit, workers);
     log_start(&wanted, workers, max_connections, fds_limit);
-    log_limits(&config, shortage, cut, &bound, offload);
+    log_limits(&config, shortages, &bound, offload);
     let (publisher, view) = snapshot::channel(publish::build(&wanted, max_connections, None, now));
     let journal = Arc::new(Journal::default());
     let access_log = start_access_log(&config, &journal)?;
@@ -118,6 +113,26 @@ pub(super) async fn start(
     };
     supervisor.begin(bound, doors, &desk, predecessor, inventory).await?;
     Ok(supervisor)
+}
+
+/// What the host gives.
+struct Host {
+    workers: usize,
+    fds_limit: u64,
+    offload: Offload,
+    /// What it does not, for all that the file asks for: connections, flows.
+    shortages: [Option<String>; 2],
+}
+
+impl Host {
+    /// Cuts what the file wants of flows to what there is.
+    fn of(config: &mut Config) -> Self {
+        let workers = capacity::workers(config);
+        let fds_limit = crate::sys::process::raise_nofile().unwrap_or(FDS_FALLBACK);
+        let shortage = capacity::shortage(config, fds_limit, workers);
+        let cut = capacity::fit_flows(config, fds_limit, workers);
+        Self { workers, fds_limit, offload: Offload::probe(), shortages: [shortage, cut] }
+    }
 }
 
 /// Reads the file, and begins to log as it wants it.
@@ -311,7 +326,7 @@ fn log_start(wanted: &Wanted, workers: usize, max_connections: u32, fds_limit: u
 }
 
 /// What the host does not give, or not in full.
-fn log_limits(config: &Config, shortage: Option<String>, cut: Option<String>, bound: &Bound, offload: Offload) {
+fn log_limits(config: &Config, [shortage, cut]: [Option<String>; 2], bound: &Bound, offload: Offload) {
     if let Some(shortage) = shortage {
         tracing::warn!("{shortage}");
     }
