@@ -74,6 +74,8 @@ pub struct Inventory {
     pub admin: Option<Admin>,
     /// The metrics' address; its socket comes last.
     pub metrics: Option<SocketAddr>,
+    /// Listeners that an operator drains, and how many microseconds are left of that.
+    pub drained: Vec<(String, u64)>,
     /// What is believed of names and of discovered backends: should the resolver be gone just now.
     pub discovered: Discovered,
     /// What is known of backends.

@@ -29,7 +29,7 @@ use super::{Failure, Inbox, Supervisor, TIDY_INTERVAL, Watchdog, capacity, log, 
 use super::{udp, wall_clock};
 use crate::access::Journal;
 use crate::api::EventKind;
-use crate::config::{Access, Config};
+use crate::config::{Access, Config, Protocol};
 use crate::engine::{Answer, Command, HandOver, Note, Notes};
 use crate::gateway;
 use crate::handover::{Inventory, Prepared};
@@ -65,7 +65,7 @@ pub(super) async fn start(
     let mut identities = Identities::new(threads);
     let mut wanted = Wanted::build(config.clone(), None, &discovery, &mut identities, wall_clock());
     let now = now();
-    let closes = inventory.as_ref().map(|known| state::learn(&mut wanted, &known.backends, now)).unwrap_or_default();
+    let closes = inventory.as_ref().map(|known| state::learn(&mut wanted, known, now)).unwrap_or_default();
     let max_connections = capacity::max_connections(&config, fds_limit, workers);
     log_start(&wanted, workers, max_connections, fds_limit);
     log_limits(&config, shortages, &bound, offload);
@@ -270,7 +270,11 @@ async fn succeed(
     let admin = inventory.admin.clone().and_then(|admin| Some((others.next()?, admin)));
     let metrics = inventory.metrics.and_then(|address| Some((others.next()?, address)));
     let doors = doors::Closed::succeed(config, admin, metrics).await?;
-    let bound = listeners.bind(config, &mut Inherited::default())?;
+    let is_drained = |name: &str| inventory.drained.iter().any(|(drained, _)| drained == name);
+    let mut listening = config.clone();
+    // Sockets for datagrams stay, for replies leave by them.
+    listening.listeners.retain(|one| matches!(one.protocol, Protocol::Udp(_)) || !is_drained(&one.name));
+    let bound = listeners.bind(&listening, &mut Inherited::default())?;
     Ok(Claimed { doors, discovery, listeners, bound, inventory: Some(inventory) })
 }
 

@@ -26,20 +26,41 @@ const COMPLAINTS_MAX: usize = 10;
 /// What may hurt connections that are there: whoever works in between has an excuse.
 #[derive(Default)]
 pub struct Trouble {
+    for_all: Span,
+    for_http: Span,
+}
+
+#[derive(Default)]
+struct Span {
     begun: AtomicU64,
     ended: AtomicU64,
 }
 
 impl Trouble {
     pub fn begin(&self) {
-        self.begun.fetch_add(1, Ordering::SeqCst);
+        self.for_all.begun.fetch_add(1, Ordering::SeqCst);
     }
 
     pub fn end(&self) {
-        self.ended.fetch_add(1, Ordering::SeqCst);
+        self.for_all.ended.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How often it has begun, unless it goes on.
+    pub fn begin_for_http(&self) {
+        self.for_http.begun.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn end_for_http(&self) {
+        self.for_http.ended.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often it has begun for such clients, unless it goes on.
+    fn none_since(&self, is_http: bool) -> Option<u64> {
+        let all = self.for_all.none_since()?;
+        if is_http { Some(all + self.for_http.none_since()?) } else { Some(all) }
+    }
+}
+
+impl Span {
     fn none_since(&self) -> Option<u64> {
         let ended = self.ended.load(Ordering::SeqCst);
         (self.begun.load(Ordering::SeqCst) == ended).then_some(ended)
@@ -71,12 +92,13 @@ impl Clients {
             |count: usize, work: fn(SocketAddr, &mut fastrand::Rng) -> Result<(), Failure>, to: SocketAddr| {
                 for number in 0..count {
                     let (book, trouble) = (book.clone(), trouble.clone());
+                    let is_http = to == http;
                     let mut rng = fastrand::Rng::with_seed(seed ^ (threads.len() * 1000 + number) as u64);
                     threads.push(std::thread::spawn(move || {
                         while !book.is_over.load(Ordering::SeqCst) {
-                            let before = trouble.none_since();
+                            let before = trouble.none_since(is_http);
                             let outcome = work(to, &mut rng);
-                            let is_excused = before.is_none() || before != trouble.none_since();
+                            let is_excused = before.is_none() || before != trouble.none_since(is_http);
                             book.note(outcome, is_excused);
                         }
                     }));

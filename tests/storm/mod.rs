@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::harness::datagram::UdpServer;
 use crate::harness::http::pool_of;
-use crate::harness::{Backend, Evener, breathe, memory_of, now, wait_until};
+use crate::harness::{Backend, Evener, Line, breathe, is_alive, memory_of, now, wait_until};
 use backends::{Mood, Moody};
 use clients::{Clients, Trouble};
 
@@ -29,7 +29,7 @@ pub fn is_long() -> bool {
 }
 
 pub struct Storm {
-    evener: Evener,
+    evener: Line,
     backends: Vec<Moody>,
     web: Backend,
     resolver: UdpServer,
@@ -50,7 +50,7 @@ impl Storm {
         let (web, resolver, hole) = (Backend::webs("web"), UdpServer::echo("127.0.0.2:0"), Backend::black_hole());
         let file = file(&backends, &hole, &web, &resolver, &Variation::default());
         let plan = environment.iter().fold(Evener::plan(&file), |plan, (name, value)| plan.env(name, value));
-        let evener = plan.start();
+        let evener = Line::of(plan);
         Self {
             evener,
             backends,
@@ -86,7 +86,7 @@ impl Storm {
 
     fn gust(&mut self) {
         let number = self.rng.usize(1..=HARMED);
-        match self.rng.u32(0..9) {
+        match self.rng.u32(0..11) {
             0 | 1 => {
                 self.trouble.begin();
                 self.backends[number].kill();
@@ -105,6 +105,7 @@ impl Storm {
             5 => self.reload(),
             6 => self.override_one(number),
             7 => self.starve(),
+            8 | 9 => self.upgrade(),
             _ => {
                 self.resolver.kill();
                 self.rest();
@@ -149,7 +150,7 @@ impl Storm {
     /// Out of file descriptors for a moment: new clients wait or are refused, those who are in are served.
     fn starve(&mut self) {
         self.trouble.begin();
-        let pid = self.evener.pid();
+        let pid = self.evener.now();
         let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
         let hard: u64 = line.split_whitespace().nth(4).unwrap().parse().unwrap();
@@ -162,6 +163,16 @@ impl Storm {
         self.rest();
         limit(hard);
         self.trouble.end();
+    }
+
+    /// Another process takes over. Idle connections with HTTP end meanwhile, of all others none does.
+    fn upgrade(&mut self) {
+        self.trouble.begin_for_http();
+        let before = self.evener.now();
+        self.evener.upgrade();
+        self.rest();
+        wait_until(AFTERMATH, "the process before has ended", || !is_alive(before));
+        self.trouble.end_for_http();
     }
 
     fn rest(&self) {
@@ -191,13 +202,13 @@ impl Storm {
     }
 
     pub fn memory(&self) -> u64 {
-        memory_of(self.evener.pid())
+        memory_of(self.evener.now())
     }
 
     /// What must be true when nobody is there any more.
     pub fn nothing_is_left(&self) {
         let allowed = self.descriptors.unwrap();
-        let pid = self.evener.pid();
+        let pid = self.evener.now();
         wait_until(AFTERMATH, "descriptors are as many as before", || {
             let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
             let links = links.filter_map(|entry| fs::read_link(entry.path()).ok());

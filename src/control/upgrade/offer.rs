@@ -231,6 +231,7 @@ impl Supervisor {
             listening,
             admin: self.doors.admin(),
             metrics: self.doors.metrics(),
+            drained: state::drained(&self.wanted, now),
             discovered: self.discovery.bequeath(),
             backends: state::known(&self.wanted, |id| self.closes.get(&id).copied(), now),
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Endpoint, Protocol};
 use crate::control::wanted::{self, CheckCounts, LastCheck, Place, Wanted};
-use crate::handover::{Backend, BackendName, Check, Commit, Counted, Counts};
+use crate::handover::{Backend, BackendName, Check, Commit, Counted, Counts, Inventory};
 use crate::id::BackendId;
 use crate::snapshot;
 use crate::stats::{Carry, ListenerStats, Named};
@@ -63,9 +63,31 @@ pub fn known(wanted: &Wanted, closes: impl Fn(BackendId) -> Option<Instant>, now
     all(wanted).map(save).collect()
 }
 
+/// The listeners that an operator drains, and how much is left of that.
+pub fn drained(wanted: &Wanted, now: Instant) -> Vec<(String, u64)> {
+    let left = |listener: &wanted::Listener| {
+        Some((listener.config.name.clone(), us(listener.drain?.saturating_duration_since(now))))
+    };
+    wanted.listeners.iter().filter_map(left).collect()
+}
+
+/// Goes on with that.
+fn drain_on(wanted: &mut Wanted, drained: &[(String, u64)], now: Instant) {
+    for (name, left) in drained {
+        let listener = wanted.listeners.iter_mut().find(|listener| listener.config.name == *name);
+        let until = now.checked_add(Duration::from_micros(*left));
+        listener.into_iter().for_each(|listener| listener.drain = until);
+    }
+}
+
 /// Begins with what the predecessor knew of the backends that are in this file too. Answers whose connections are to be
 /// ended, and when.
-pub fn learn(wanted: &mut Wanted, known: &[Backend], now: Instant) -> Vec<(BackendId, Instant)> {
+pub fn learn(wanted: &mut Wanted, known: &Inventory, now: Instant) -> Vec<(BackendId, Instant)> {
+    drain_on(wanted, &known.drained, now);
+    learn_of_backends(wanted, &known.backends, now)
+}
+
+fn learn_of_backends(wanted: &mut Wanted, known: &[Backend], now: Instant) -> Vec<(BackendId, Instant)> {
     let known: HashMap<&BackendName, &Backend> = known.iter().map(|known| (&known.backend, known)).collect();
     let mut closes = Vec::new();
     for pool in &mut wanted.pools {
@@ -228,7 +250,7 @@ mod tests {
         let commit = Commit { last_id: 0, counts: counts(&before) };
 
         let mut after = build();
-        let closes = learn(&mut after, &known, at);
+        let closes = learn_of_backends(&mut after, &known, at);
         count_on(&after, commit);
         assert_eq!(
             closes,
@@ -248,10 +270,10 @@ mod tests {
         before.pools[0].backends[0].operator.weight = Some(3);
         let mut known = known(&before, |_| None, now());
         let mut after = build();
-        learn(&mut after, &known, now());
+        learn_of_backends(&mut after, &known, now());
         assert_eq!(after.pools[0].backends[0].operator.weight, Some(3));
         known[0].file_weight += 1;
-        learn(&mut after, &known, now());
+        learn_of_backends(&mut after, &known, now());
         assert_eq!(after.pools[0].backends[0].operator.weight, None);
     }
 }
