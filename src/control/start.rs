@@ -321,6 +321,12 @@ fn log_start(wanted: &Wanted, workers: usize, max_connections: u32, fds_limit: u
         "evener starts"
     );
     for pool in &wanted.pools {
+        if pool.backends.is_empty() {
+            tracing::warn!(
+                pool = pool.config.name,
+                "no backend has been discovered yet: there is nobody to serve its clients"
+            );
+        }
         for backend in &pool.backends {
             if let Place::Unresolved(why) = &backend.place {
                 tracing::warn!(pool = pool.config.name, backend = backend.name, why, "backend lost");
