@@ -19,6 +19,8 @@ fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
 before = termios.tcgetattr(slave)
 child = os.fork()
 if child == 0:
+    # Whoever runs the tests in the background has it ignored, and all below them.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.login_tty(slave) if hasattr(os, "login_tty") else (os.setsid(), fcntl.ioctl(slave, termios.TIOCSCTTY, 0), [os.dup2(slave, fd) for fd in range(3)])
     os.execv(command[0], command)
 shown.write(b"pid %d\n" % child)
