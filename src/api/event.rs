@@ -52,17 +52,17 @@ pub enum EventKind {
     BackendAdded,
     /// A backend is gone.
     BackendRemoved,
-    /// See [`State::Up`].
+    /// See [`super::State::Up`].
     BackendUp,
-    /// See [`State::Down`].
+    /// See [`super::State::Down`].
     BackendDown,
-    /// See [`State::Ejected`].
+    /// See [`super::State::Ejected`].
     BackendEjected,
-    /// See [`State::Drain`].
+    /// See [`super::State::Drain`].
     BackendDrain,
-    /// See [`State::Maint`].
+    /// See [`super::State::Maint`].
     BackendMaint,
-    /// See [`State::Unresolved`].
+    /// See [`super::State::Unresolved`].
     BackendUnresolved,
     /// An operator has overridden something of a backend.
     OverrideSet,
