@@ -29,6 +29,8 @@ pub struct Backend {
     shared: Arc<Shared>,
     acceptor: Option<(TcpListener, JoinHandle<()>)>,
     deaf: Option<(Socket, Vec<Socket>)>,
+    /// Bound, but nobody listens: while it is dead, nobody else gets its port.
+    grave: Option<Socket>,
 }
 
 /// What the connections of a backend have in common.
@@ -161,7 +163,15 @@ impl Backend {
             fill.push(one);
         }
         let shared = Arc::default();
-        Self { name: "hole".into(), address, serve: None, shared, acceptor: None, deaf: Some((socket, fill)) }
+        Self {
+            name: "hole".into(),
+            address,
+            serve: None,
+            shared,
+            acceptor: None,
+            deaf: Some((socket, fill)),
+            grave: None,
+        }
     }
 
     /// A backend of any other behaviour, at this address.
@@ -177,7 +187,7 @@ impl Backend {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let mut backend =
-            Self { name: name.into(), address, serve, shared: Arc::default(), acceptor: None, deaf: None };
+            Self { name: name.into(), address, serve, shared: Arc::default(), acceptor: None, deaf: None, grave: None };
         backend.accept_on(listener);
         backend
     }
@@ -197,6 +207,10 @@ impl Backend {
         let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
         thread.join().unwrap();
         drop(listener);
+        let grave = Socket::new(Domain::for_address(self.address), Type::STREAM, None).unwrap();
+        grave.set_reuse_address(true).unwrap();
+        grave.bind(&self.address.into()).unwrap();
+        self.grave = Some(grave);
         for (_, stream) in self.shared.open.lock().unwrap().drain() {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -205,7 +219,8 @@ impl Backend {
 
     /// Comes back on the same port.
     pub fn revive(&mut self) {
-        self.accept_on(TcpListener::bind(self.address).unwrap());
+        let grave = self.grave.take().unwrap();
+        self.accept_on(grave.into());
     }
 
     /// From now on [`Backend::http`] answers 503, or 200 again.
