@@ -70,6 +70,8 @@ pub struct Inventory {
     pub start_us: u64,
     /// Whose sockets come first.
     pub listening: Vec<Listening>,
+    /// The names of the service manager's socket units, whose sockets come next.
+    pub units: Vec<String>,
     /// The admin socket's path; its socket comes next.
     pub admin: Option<Admin>,
     /// The metrics' address; its socket comes last.
@@ -95,8 +97,6 @@ pub struct Listening {
     pub sockets: usize,
     /// Of a unix socket's file: device and inode.
     pub inode: Option<(u64, u64)>,
-    /// A socket unit of the service manager has them too.
-    pub is_units: bool,
 }
 
 /// What was discovered.

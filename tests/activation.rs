@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use harness::datagram::{UdpServer, hear, udp_client, who_answers};
 use harness::{
-    Backend, Evener, NO_CHECKS, Plan, SOON, config, connect, evener, exchange, free_port, holds_for, local, patiently,
-    read_name, require, try_connect, wait_until, who,
+    Backend, Evener, Line, NO_CHECKS, Plan, SOON, config, connect, evener, exchange, free_port, holds_for, local,
+    patiently, read_name, require, try_connect, wait_until, who,
 };
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -241,6 +241,54 @@ fn a_listener_with_a_units_socket_is_drained_and_removed_and_has_it_again() {
     assert_eq!(who(port).unwrap(), "a");
 }
 
+#[test]
+fn sockets_of_units_go_along_at_an_upgrade() {
+    let (a, d) = (Backend::named("a"), UdpServer::named("d"));
+    let (web, dns) = (TcpListener::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let port = web.local_addr().unwrap().port();
+    let (metrics_port, dns_port) = (free_port(), dns.local_addr().unwrap().port());
+    // More workers than sockets, and a listener of our own beside them.
+    let text = format!(
+        "[process]\nworkers = 3\nmetrics = \"127.0.0.1:{metrics_port}\"\n\n\
+         [listener.own]\nbind = \"127.0.0.1:0\"\npool = \"web\"\n\n\
+         [listener.dns]\nbind = \"127.0.0.1:{dns_port}\"\nprotocol = \"udp\"\npool = \"dns\"\n\n\
+         [pool.dns]\nbackends = [{}]\n{NO_CHECKS}\n{}",
+        d.entry(""),
+        at(port, &config("", NO_CHECKS, &[a.entry("")]))
+    );
+    let sockets = vec![passed("web", web), passed("dns", dns)];
+    let line = Line::of(Evener::plan(&text).passing(sockets).passing_admin());
+    let own = line.port("own");
+    let client = udp_client(local(dns_port));
+    for round in 0..3 {
+        for port in [port, own, port] {
+            assert_eq!(who(port).unwrap(), "a");
+        }
+        assert_eq!(who_answers(&client), "d");
+        assert!(harness::http_get(metrics_port, "/metrics").is_ok());
+        if round < 2 {
+            line.upgrade_wholly();
+        }
+    }
+    line.cli_ok(&["drain", "web"]);
+    line.upgrade_wholly();
+    let mut waiting = patiently(TcpStream::connect(("127.0.0.1", port)).unwrap());
+    line.cli_ok(&["ready", "web"]);
+    assert_eq!(read_name(&mut waiting).unwrap(), "a");
+    drop(waiting);
+    assert!(line.admin().exists());
+
+    // A listener that is in the next file no longer leaves its unit's socket alone.
+    let elsewhere = text.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:{}", free_port()));
+    line.rewrite(&elsewhere);
+    assert!(line.fail().contains("listener.web: the socket unit passes a socket at"));
+    line.rewrite(
+        &text.replace("[listener.web]", "[listener.other]").replace(&format!("127.0.0.1:{port}"), "127.0.0.1:0"),
+    );
+    line.upgrade_wholly();
+    assert_eq!(who(line.port("other")).unwrap(), "a");
+    assert_eq!(who(own).unwrap(), "a");
+}
 #[test]
 fn systemd_socket_activate_starts_it_with_the_first_client() {
     if !require("systemd_socket_activate_starts_it_with_the_first_client", &["systemd-socket-activate"]) {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use dns::{Dns, Says};
 use harness::{
-    ALWAYS_UP, Backend, Evener, SOON, connect, exchange, holds_for, is_refused, read_name, require, require_root,
+    ALWAYS_UP, Backend, Evener, Line, SOON, connect, exchange, holds_for, is_refused, read_name, require, require_root,
     try_connect, wait_until, who,
 };
 use serde_json::Value;
@@ -357,4 +357,25 @@ fn host_names_are_asked_of_the_systems_resolvers_behind_its_hosts_file() {
     evener.reload(&pool("db", &format!("backends = [\"127.0.77.1:{port}\"]")));
     assert_eq!(of_pool(&evener, "db").get("discovery"), None);
     holds_for(Duration::from_secs(2), "nobody asks any more", || dns.asked("db.corp.test") <= asked + 4);
+}
+
+#[test]
+fn an_upgrade_takes_nobody_away_while_the_resolver_is_gone() {
+    let (port, _neighbours) = neighbours(2);
+    let dns = Dns::start();
+    dns.has("web.test", &["127.0.77.1", "127.0.77.2"]);
+    let keys = format!("discover = {{ dns = \"web.test:{port}\", resolver = \"{}\" }}", dns.address);
+    let line = Line::start(&pool("web", &keys));
+    let both = backends(&line, "web");
+    assert_eq!(both.len(), 2);
+    let resolver = dns.address.to_string();
+    drop(dns);
+    for _ in 0..2 {
+        line.upgrade_wholly();
+        assert_eq!(backends(&line, "web"), both);
+        assert_eq!(answering(&line, "web"), set(&["1", "2"]));
+    }
+    let dns = Dns::on(&resolver);
+    dns.has("web.test", &["127.0.77.2"]);
+    wait_for(&line, "web", &both[1..]);
 }

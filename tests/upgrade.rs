@@ -14,7 +14,7 @@ use harness::datagram::{UdpServer, ask, udp_client};
 use harness::tls::Authority;
 use harness::{
     ALWAYS_UP, Backend, Ending, Evener, Line, NO_CHECKS, Pattern, SOON, config, connect, digest_of, ending, exchange,
-    free_port, http_get, is_alive, program, read_name, shut_write, wait_until, wait_until_steady, who,
+    free_port, http_get, is_alive, program, read_name, shut_write, try_connect, wait_until, wait_until_steady, who,
 };
 use serde_json::Value;
 
@@ -421,7 +421,10 @@ fn the_service_manager_is_told_who_the_service_is_now() {
         heard.push(next());
     }
     let main = format!("MAINPID={now}");
-    assert!(heard.iter().any(|said| said.contains(&main)), "{heard:?}");
+    let told = heard.iter().position(|said| said.contains(&main)).unwrap_or_else(|| panic!("{heard:?}"));
+    // Before that it is not the main process, to which alone the manager listens.
+    let stored: Vec<usize> = (0..heard.len()).filter(|at| heard[*at].contains("FDSTORE")).collect();
+    assert!(!stored.is_empty() && stored.iter().all(|at| *at > told), "{heard:?}");
     while !next().contains("WATCHDOG=1") {}
     assert!(!heard.iter().any(|said| said.contains("STOPPING=1")), "{heard:?}");
 }
@@ -469,4 +472,21 @@ fn a_second_request_and_one_of_a_process_that_ends_are_refused() {
     line.cli_ok(&["drain", "--deadline", "5s"]);
     assert!(line.fail().contains("the process is ending"));
     drop(client);
+}
+
+#[test]
+fn a_listener_that_an_operator_drains_stays_drained_until_it_is_ready_again() {
+    let backend = Backend::named("a");
+    let port = free_port();
+    let file = config("", NO_CHECKS, &[backend.entry("")]).replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+    let line = Line::start(&file);
+    assert_eq!(who(port).unwrap(), "a");
+    line.cli_ok(&["drain", "web"]);
+    wait_until(SOON, "clients are refused", || try_connect(port).is_err());
+    for _ in 0..2 {
+        line.upgrade_wholly();
+        assert!(try_connect(port).is_err());
+    }
+    line.cli_ok(&["ready", "web"]);
+    assert_eq!(who(port).unwrap(), "a");
 }

@@ -95,6 +95,11 @@ impl Inherited {
         Self(sockets.into_iter().collect())
     }
 
+    /// Those of socket units, for a successor.
+    pub fn units(&self) -> impl Iterator<Item = &Inherit> {
+        self.0.iter().filter(|one| one.keeper == Keeper::Unit)
+    }
+
     /// Whether there is nothing left.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -121,7 +126,7 @@ impl Inherited {
             }
             is_known
         });
-        self.0.iter().filter(|one| one.keeper == Keeper::Unit).try_for_each(|one| verify(one, config))
+        self.units().try_for_each(|one| verify(one, config))
     }
 
     /// The sockets of this listener and place, in the order in which they came.

@@ -15,7 +15,7 @@ use super::doors;
 use super::engines::Engines;
 use super::events::{About, Events};
 use super::identities::Identities;
-use super::inherited::Inherited;
+use super::inherited::{Inherit, Inherited, Keeper};
 use super::leave::Signals;
 use super::limits::Limits;
 use super::listeners::{Bound, Listeners};
@@ -58,7 +58,10 @@ pub(super) async fn start(
     let (teller, mut news) = mpsc::channel(discovery::NEWS_MAX);
     let claimed = match predecessor {
         None => claim(&config, workers, offload, &mut inherited, (&teller, &mut news)).await?,
-        Some(predecessor) => succeed(&config, workers, offload, predecessor, (&teller, &mut news)).await?,
+        Some(predecessor) => {
+            let ears = (&teller, &mut news);
+            succeed(&config, workers, offload, predecessor, &mut inherited, ears).await?
+        }
     };
     let Claimed { doors, discovery, listeners, bound, inventory } = claimed;
     let threads = workers + gateway::threads_beside(workers);
@@ -188,12 +191,6 @@ impl Supervisor {
             self.engines.workers.tell(worker, Command::HandOver(HandOver::Adopt { last_id, pairs, flows }));
         }
         self.engines.workers.tell_all(|| Command::HandOver(HandOver::Resume));
-        self.listeners.store();
-        for gone in
-            inventory.iter().flat_map(|known| &known.listening).filter(|gone| !self.has_listener(&gone.listener))
-        {
-            store::forget(&gone.listener);
-        }
         match (ordered, predecessor.take()) {
             (Err(error), None) => return Err(Failure::System { what: "the listeners' sockets", error }),
             (ordered, Some(predecessor)) => {
@@ -204,12 +201,16 @@ impl Supervisor {
                         "not all sockets of the predecessor could be taken over as the file has them: {error}"
                     );
                 }
+                // The service manager hears only the main process, which this is from then on.
                 predecessor.farewell().await;
                 tracing::info!("upgrade: this process serves from now on");
                 self.refresh(now());
             }
             (Ok(()), None) => self.tell_status(),
         }
+        let known = inventory.iter().flat_map(|known| &known.listening);
+        known.filter(|known| !self.has_listener(&known.listener)).for_each(|gone| store::forget(&gone.listener));
+        self.listeners.store();
         self.events.tell(EventKind::Started, About::default(), concat!("evener ", env!("CARGO_PKG_VERSION")));
         self.events.look_at_pools(&self.wanted);
         notify::ready(&self.status);
@@ -256,15 +257,19 @@ async fn succeed(
     workers: usize,
     offload: Offload,
     predecessor: &mut Predecessor,
+    inherited: &mut Inherited,
     ears: (&Teller, &mut mpsc::Receiver<News>),
 ) -> Result<Claimed, Failure> {
     // First of all, because the predecessor goes on with all its work until it has heard of us.
     let mut discovery = Discovery::default();
     discovery.wait(config, discovery::START_PATIENCE, ears).await;
     let receive::Inherited { inventory, mut sockets } = predecessor.hello().await?;
-    discovery.inherit(config, &inventory.discovered);
+    discovery.inherit(config, &inventory.discovered, wall_clock());
     let count = inventory.listening.iter().map(|listening| listening.sockets).sum();
     let mut others = sockets.split_off(sockets.len().min(count)).into_iter();
+    let units = inventory.units.iter().cloned().zip(others.by_ref());
+    *inherited = Inherited::new(units.map(|(name, socket)| Inherit { name, socket, keeper: Keeper::Unit }));
+    inherited.verify(config)?;
     let mut listeners = Listeners::new(workers, offload);
     listeners.inherit(&inventory.listening, sockets.into_iter());
     let admin = inventory.admin.clone().and_then(|admin| Some((others.next()?, admin)));
@@ -274,7 +279,7 @@ async fn succeed(
     let mut listening = config.clone();
     // Sockets for datagrams stay, for replies leave by them.
     listening.listeners.retain(|one| matches!(one.protocol, Protocol::Udp(_)) || !is_drained(&one.name));
-    let bound = listeners.bind(&listening, &mut Inherited::default())?;
+    let bound = listeners.bind(&listening, inherited)?;
     Ok(Claimed { doors, discovery, listeners, bound, inventory: Some(inventory) })
 }
 

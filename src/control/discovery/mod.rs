@@ -391,19 +391,21 @@ impl Discovery {
         handover::Discovered { hosts, pools: pools.collect() }
     }
 
-    /// Believes what a predecessor does, where nothing was said here so far.
-    pub fn inherit(&mut self, config: &Config, known: &handover::Discovered) {
-        for (name, addresses) in &known.hosts {
-            self.hosts.entry(name.clone()).or_insert_with(|| addresses.clone());
-        }
+    /// Takes what a predecessor believes for what was believed so far, and decides anew.
+    pub fn inherit(&mut self, config: &Config, known: &handover::Discovered, time: SystemTime) {
+        self.hosts.extend(known.hosts.iter().cloned());
         for (name, origin, members) in &known.pools {
-            let discover = config.pools.iter().find(|pool| pool.name == *name).and_then(|pool| pool.discover.as_ref());
-            let Some(discover) = discover.filter(|discover| discover.origin.to_string() == *origin) else { continue };
+            let Some(pool) = config.pools.iter().find(|pool| pool.name == *name) else { continue };
+            let Some(discover) = pool.discover.as_ref().filter(|one| one.origin.to_string() == *origin) else {
+                continue;
+            };
+            let members = members.iter().filter_map(Member::read).filter(|member| fits(config, pool, member)).collect();
             let gathered = self.pools.entry(name.clone()).or_insert_with(|| Gathered::new(discover.origin.clone()));
-            if gathered.members.is_empty() {
-                gathered.members = members.iter().filter_map(Member::read).collect();
-            }
+            gathered.members = members;
         }
+        self.settle(config, time);
+        // The members may be host names.
+        self.follow(config, now());
     }
 
     /// How each source of a pool has been doing.

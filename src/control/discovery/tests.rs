@@ -162,3 +162,47 @@ fn the_addresses_of_a_name_are_kept_when_there_are_none_any_more() {
     assert_eq!(shown(&discovery, &config), ["db.test:80 config"]);
     assert_eq!(trouble(&discovery, &config).as_deref(), Some("no such name"));
 }
+
+#[test]
+fn a_successor_begins_with_what_was_believed_and_decides_by_what_it_was_told_itself() {
+    let keys = "discover = { dns = \"web.test:80\" }";
+    let config = config(keys);
+    let web = || host("web.test", None);
+    let none = || Part::Nothing("no such name", LONG);
+    let mut old = Discovery::default();
+    tell(&mut old, &config, web(), vec![ips_of(&["10.0.0.1", "10.0.0.2"]), none()]);
+    let known = old.bequeath();
+    let before = ["10.0.0.1:80 dns", "10.0.0.2:80 dns"];
+    let after = ["10.0.0.2:80 dns", "10.0.0.3:80 dns"];
+    let replies: [(Option<Vec<Part>>, [&str; 2]); 4] = [
+        (None, before),
+        (Some(vec![Part::Failed("SERVFAIL".into()); 2]), before),
+        (Some(vec![none(), none()]), before), // too few
+        (Some(vec![ips_of(&["10.0.0.2", "10.0.0.3"]), none()]), after),
+    ];
+    for (reply, expected) in replies {
+        let mut new = Discovery::default();
+        new.follow(&config, now());
+        if let Some(reply) = reply {
+            tell(&mut new, &config, web(), reply);
+        }
+        new.inherit(&config, &known, wall_clock());
+        assert_eq!(shown(&new, &config), expected);
+    }
+    let other = self::config(&format!("{keys}\nsource = \"::1\""));
+    let mut new = Discovery::default();
+    new.inherit(&other, &known, wall_clock());
+    assert_eq!(shown(&new, &other), [""; 0], "the pool cannot reach them any more");
+}
+
+#[test]
+fn host_names_that_a_successor_inherits_are_asked_for_again() {
+    let config = config("discover = { file = \"/backends\" }");
+    let mut old = Discovery::default();
+    look(&mut old, &config, "/backends", "db.test:80\n");
+    addresses(&mut old, &config, "db.test", &["10.0.0.1"]);
+    let mut new = Discovery::default();
+    new.inherit(&config, &old.bequeath(), wall_clock());
+    assert_eq!(shown(&new, &config), ["db.test:80 file"]);
+    assert!(new.book.contains_key(&host("db.test", None)));
+}

@@ -21,9 +21,10 @@ const UNKNOWN: ListenOptions =
 pub type Inherited = Vec<(usize, Open)>;
 
 impl Listeners {
-    /// All sockets in their order.
+    /// All sockets in their order, but for those of socket units: they go to a successor as they came.
     pub fn list(&self) -> (Vec<Listening>, Vec<BorrowedFd<'_>>) {
-        let list = self.open.iter().map(|open| Listening {
+        let ours = || self.open.iter().filter(|open| open.keeper == Keeper::Own);
+        let list = ours().map(|open| Listening {
             listener: open.name.clone(),
             bind: match open.site.bind() {
                 Bind::Ip(address) => handover::Bind::Ip(address),
@@ -32,9 +33,8 @@ impl Listeners {
             protocol: open.protocol().to_owned(),
             sockets: open.sockets.len(),
             inode: open.inode,
-            is_units: open.keeper == Keeper::Unit,
         });
-        (list.collect(), self.open.iter().flat_map(|open| &open.sockets).map(AsFd::as_fd).collect())
+        (list.collect(), ours().flat_map(|open| &open.sockets).map(AsFd::as_fd).collect())
     }
 
     /// Takes those of a predecessor, for [`Listeners::bind`] to use.
@@ -50,8 +50,8 @@ impl Listeners {
             };
             let local = sockets.first().and_then(local);
             let (name, inode, options) = (listening.listener.clone(), listening.inode, UNKNOWN);
-            let keeper = if listening.is_units { Keeper::Unit } else { Keeper::Own };
-            self.inherited.push((place, Open { name, site, is_http, options, sockets, local, inode, keeper }));
+            let open = Open { name, site, is_http, options, sockets, local, inode, keeper: Keeper::Own };
+            self.inherited.push((place, open));
         }
     }
 
@@ -105,8 +105,8 @@ impl Listeners {
         let mut orders = Vec::new();
         // What the service manager has in store is the successor's.
         self.stored.clear();
-        for (place, open) in self.open.iter_mut().enumerate() {
-            open.sockets.clear();
+        self.open.iter_mut().for_each(|open| open.sockets.clear());
+        for (place, open) in self.open.iter_mut().filter(|open| open.keeper == Keeper::Own).enumerate() {
             if !left.contains(&place) {
                 // Its file is the successor's.
                 open.inode = None;

@@ -202,6 +202,7 @@ impl Supervisor {
     async fn offer_all(&mut self, successor: &mut Successor) -> Result<(Moved, Prepared), Refusal> {
         let inventory = self.inventory();
         let (_, mut sockets) = self.listeners.list();
+        sockets.extend(self.inherited.units().map(|unit| unit.socket.as_fd()));
         sockets.extend(self.doors.sockets());
         let words = ToSuccessor::State(Box::new(inventory));
         let said = timeout(STEP_TIMEOUT, successor.channel.send(&words, &[], &sockets)).await;
@@ -229,6 +230,7 @@ impl Supervisor {
             format: FORMAT,
             start_us: u64::try_from(clock.as_micros()).unwrap_or(0),
             listening,
+            units: self.inherited.units().map(|unit| unit.name.clone()).collect(),
             admin: self.doors.admin(),
             metrics: self.doors.metrics(),
             drained: state::drained(&self.wanted, now),
