@@ -56,14 +56,11 @@ pub(super) async fn start(
     let Host { workers, fds_limit, offload, shortages } = Host::of(&mut config);
     let config = Arc::new(config);
     let (teller, mut news) = mpsc::channel(discovery::NEWS_MAX);
-    let claimed = match predecessor {
-        None => claim(&config, workers, offload, &mut inherited, (&teller, &mut news)).await?,
-        Some(predecessor) => {
-            let ears = (&teller, &mut news);
-            succeed(&config, workers, offload, predecessor, &mut inherited, ears).await?
-        }
+    let (ears, open) = ((&teller, &mut news), Listeners::new(workers, offload));
+    let Claimed { doors, discovery, listeners, bound, inventory } = match predecessor {
+        None => claim(&config, open, &mut inherited, ears).await?,
+        Some(predecessor) => succeed(&config, open, &mut inherited, predecessor, ears).await?,
     };
-    let Claimed { doors, discovery, listeners, bound, inventory } = claimed;
     let threads = workers + gateway::threads_beside(workers);
     let mut identities = Identities::new(threads);
     let mut wanted = Wanted::build(config.clone(), None, &discovery, &mut identities, wall_clock());
@@ -235,15 +232,13 @@ struct Claimed {
 /// Claims it; what was had before a failure is given back.
 async fn claim(
     config: &Config,
-    workers: usize,
-    offload: Offload,
+    mut listeners: Listeners,
     inherited: &mut Inherited,
     ears: (&Teller, &mut mpsc::Receiver<News>),
 ) -> Result<Claimed, Failure> {
     inherited.verify(config)?;
     // First of all, because it tells a second process on the same file from any other trouble.
     let doors = doors::Closed::claim(config, inherited).await?;
-    let mut listeners = Listeners::new(workers, offload);
     let bound = listeners.bind(config, inherited)?;
     inherited.settle();
     let mut discovery = Discovery::default();
@@ -254,10 +249,9 @@ async fn claim(
 /// The same for a successor: what a predecessor has goes from hand to hand.
 async fn succeed(
     config: &Config,
-    workers: usize,
-    offload: Offload,
-    predecessor: &mut Predecessor,
+    mut listeners: Listeners,
     inherited: &mut Inherited,
+    predecessor: &mut Predecessor,
     ears: (&Teller, &mut mpsc::Receiver<News>),
 ) -> Result<Claimed, Failure> {
     // First of all, because the predecessor goes on with all its work until it has heard of us.
@@ -270,7 +264,6 @@ async fn succeed(
     let units = inventory.units.iter().cloned().zip(others.by_ref());
     *inherited = Inherited::new(units.map(|(name, socket)| Inherit { name, socket, keeper: Keeper::Unit }));
     inherited.verify(config)?;
-    let mut listeners = Listeners::new(workers, offload);
     listeners.inherit(&inventory.listening, sockets.into_iter());
     let admin = inventory.admin.clone().and_then(|admin| Some((others.next()?, admin)));
     let metrics = inventory.metrics.and_then(|address| Some((others.next()?, address)));
