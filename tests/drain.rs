@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use harness::datagram::{UdpServer, ask, is_not_answered, udp_client};
-use harness::http::{Peer, get, reply, site};
+use harness::http::{Peer, first_answer, get, reply, site};
 use harness::{
     ALWAYS_UP, Backend, Ending, Evener, NO_CHECKS, SOON, config, connect, ending, exchange, free_port, holds_for,
     local, now, try_connect, wait_until, who,
@@ -253,11 +253,7 @@ fn a_drained_listener_of_requests_lets_them_finish_and_sends_idle_clients_away()
     let evener = Evener::start(&format!("[process]\nworkers = 1\n{}", site("", "", "", &[&backend])));
     let port = evener.port("web");
     let (mut idle, mut busy) = (Peer::of(port), Peer::of(port));
-    idle.send(get("/idle"));
-    let mut server = Peer::on(backend.take());
-    server.request().unwrap().unwrap();
-    server.send(reply("200 OK", "ok"));
-    assert_eq!(idle.response().text(), "ok");
+    let mut server = first_answer(&mut idle, &backend);
     busy.send(get("/busy"));
     server.request().unwrap().unwrap();
     evener.cli_ok(&["drain", "web"]);

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use harness::http::{Message, Peer, get, listener, pool_of, post, reply, site};
+use harness::http::{Message, Peer, first_answer, get, listener, pool_of, post, reply, site};
 use harness::{Backend, Evener, SOON, free_port, local, now, wait_until};
 
 const ONE_THREAD: &str = "[process]\nworkers = 1\n";
@@ -214,11 +214,7 @@ fn a_connection_that_breaks_just_when_it_is_used_again_costs_no_get() {
     let backend = Backend::held();
     let evener = start(&site("", "", "", &[&backend]));
     let mut client = Peer::of(evener.port("web"));
-    client.send(get("/1"));
-    let mut server = Peer::on(backend.take());
-    server.request().unwrap().unwrap();
-    server.send(reply("200 OK", "ok"));
-    assert_eq!(client.response().text(), "ok");
+    let mut server = first_answer(&mut client, &backend);
     // Only one that was idle for a while may have been meant by the backend to end.
     let began = now();
     wait_until(SOON, "a second has passed", || began.elapsed() > Duration::from_millis(1100));

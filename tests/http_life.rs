@@ -7,7 +7,7 @@ mod harness;
 use std::io::Write;
 use std::time::Duration;
 
-use harness::http::{Peer, chunked, get, listener, post, reply, request, site};
+use harness::http::{Peer, chunked, first_answer, get, listener, post, reply, request, site};
 use harness::{
     Backend, Evener, Flag, SOON, asleep, connect, ending, free_port, http_get, is_refused, now, try_connect, wait_until,
 };
@@ -88,11 +88,7 @@ fn sigterm_lets_requests_finish_and_ends_idle_connections() {
     let mut evener = start(&site("", "", "", &[&backend]));
     let port = evener.port("web");
     let (mut idle, mut resting, mut busy) = (Peer::of(port), Peer::of(port), Peer::of(port));
-    idle.send(get("/idle"));
-    let mut server = Peer::on(backend.take());
-    server.request().unwrap().unwrap();
-    server.send(reply("200 OK", "ok"));
-    assert_eq!(idle.response().text(), "ok");
+    let mut server = first_answer(&mut idle, &backend);
     busy.send(get("/busy"));
     server.request().unwrap().unwrap();
     evener.signal("TERM");

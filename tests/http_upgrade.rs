@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use harness::http::{Peer, get, reply, request, site};
-use harness::{Backend, Evener, SOON, holds_for, shut_write, wait_until};
+use harness::{ALWAYS_UP, Backend, Evener, SOON, free_port, holds_for, http_get, shut_write, wait_until};
 
 const UPGRADE: &str = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\n";
 const SWITCH: &str =
@@ -142,4 +142,36 @@ fn a_drain_ends_tunnels_by_its_deadline() {
     passes(&mut client, &mut server, b"still");
     assert!(client.is_over() && server.is_over());
     assert!(evener.wait(SOON).success());
+}
+
+#[test]
+fn on_down_ends_what_runs_on_a_backend_that_its_checks_find_down() {
+    let (backend, asked) = (Backend::held(), Backend::http("check"));
+    let health = format!(
+        "passive = false\nhealth = {{ kind = \"http\", path = \"/\", port = {}, interval = \"50ms\", rise = 1, fall = 1 }}\n",
+        asked.address().port()
+    );
+    for (on_down, ends) in [("close", true), ("keep", false)] {
+        asked.be_sick(false);
+        let file = site("", "", &format!("on_down = \"{on_down}\""), &[&backend]).replace(ALWAYS_UP, &health);
+        let metrics = free_port();
+        let evener = Evener::start(&format!("[process]\nworkers = 1\nmetrics = \"127.0.0.1:{metrics}\"\n{file}"));
+        let (mut client, mut server) = switched(&evener, &backend);
+        let mut waiting = Peer::of(evener.port("web"));
+        waiting.send(get("/waiting"));
+        let mut answering = Peer::on(backend.take());
+        answering.request().unwrap().unwrap();
+        asked.be_sick(true);
+        evener.wait_for_state("web", "held", "down");
+        if ends {
+            assert_eq!(waiting.response().status(), 502);
+            assert!(client.is_over());
+            let counted = "evener_connections_closed_total{listener=\"web\",reason=\"backend_down\"} 1";
+            wait_until(SOON, "it is counted", || http_get(metrics, "/metrics").unwrap().1.contains(counted));
+        } else {
+            passes(&mut client, &mut server, b"still here");
+            answering.send(reply("200 OK", "as ever"));
+            assert_eq!(waiting.response().text(), "as ever");
+        }
+    }
 }

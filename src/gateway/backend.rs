@@ -26,7 +26,7 @@ use super::thread::Local;
 use crate::config::Endpoint;
 use crate::config::http::{Speech, Version};
 use crate::id::BackendId;
-use crate::reason::ConnectFailure;
+use crate::reason::{CloseReason, ConnectFailure};
 use crate::snapshot::{Backend, Pool};
 use crate::sys::socket::Socket;
 
@@ -150,11 +150,11 @@ impl Http1 {
 }
 
 impl Link {
-    /// An operator has ended it.
-    pub fn is_ended(&self) -> bool {
+    /// Why it was ended here, if it was.
+    pub fn ended(&self) -> Option<CloseReason> {
         match self {
-            Self::Http1(link) => link.handle.is_ended(),
-            Self::Http2(link) => link.handle.is_ended(),
+            Self::Http1(link) => link.handle.ended(),
+            Self::Http2(link) => link.handle.ended(),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::balance::{self, Cursor};
 use crate::config::http::{RetryOn, Route};
 use crate::engine::Note;
 use crate::id::BackendId;
-use crate::reason::ConnectFailure;
+use crate::reason::{CloseReason, ConnectFailure};
 use crate::snapshot::{Backend, Pick, Pool};
 use crate::stats::BackendSlot;
 
@@ -108,7 +108,9 @@ pub async fn forward(
             // The client's doing, for which no backend is blamed.
             Some(Sent::Broken(_)) if intake.too_large.get() => return Err(Refusal::BodyTooLarge),
             Some(Sent::Broken(_)) if intake.broken.get() => return Err(Refusal::Malformed),
-            Some(Sent::Broken(_)) if link.is_ended() => (Refusal::Killed, |on| on.reset),
+            // Ended here, for which nobody is blamed either.
+            Some(Sent::Broken(_)) if link.ended() == Some(CloseReason::Killed) => (Refusal::Killed, |on| on.reset),
+            Some(Sent::Broken(_)) if link.ended().is_some() => (Refusal::BackendFailed, |on| on.reset),
             Some(Sent::Broken(error)) => {
                 tracing::debug!(backend = backend.stats.name, %error, "a request has failed");
                 if may_break && let Some(head) = spare {

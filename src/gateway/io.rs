@@ -136,7 +136,7 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if let Some(handle) = &this.handle {
-            if handle.is_ended() {
+            if handle.ended().is_some() {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
             handle.note_reader(cx);

@@ -1,30 +1,31 @@
-//! Connections to backends, so that an operator can end them.
+//! Connections to backends, so that an operator or a backend's death can end them.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
 
 use crate::id::BackendId;
+use crate::reason::CloseReason;
 
 /// What ends one connection: whoever reads from it, now or later, finds it broken.
 #[derive(Debug, Default)]
 pub struct Handle {
-    is_ended: Cell<bool>,
+    ended: Cell<Option<CloseReason>>,
     reader: RefCell<Option<Waker>>,
 }
 
 impl Handle {
     /// Ends it.
-    pub fn end(&self) {
-        self.is_ended.set(true);
+    pub fn end(&self, reason: CloseReason) {
+        self.ended.set(Some(reason));
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
     }
 
-    /// Whether it was ended.
-    pub fn is_ended(&self) -> bool {
-        self.is_ended.get()
+    /// Why it was ended, if it was.
+    pub fn ended(&self) -> Option<CloseReason> {
+        self.ended.get()
     }
 
     /// Who is to be woken.
@@ -80,8 +81,8 @@ mod tests {
     fn who_reads_is_woken_at_the_end() {
         let handle = Handle::default();
         handle.note_reader(&Context::from_waker(Waker::noop()));
-        assert!(!handle.is_ended());
-        handle.end();
-        assert!(handle.is_ended() && handle.reader.borrow().is_none());
+        assert_eq!(handle.ended(), None);
+        handle.end(CloseReason::Killed);
+        assert!(handle.ended() == Some(CloseReason::Killed) && handle.reader.borrow().is_none());
     }
 }

@@ -265,9 +265,8 @@ impl Thread {
                     Scope::Backend(_) => {}
                 }
             }
-            // A request that runs goes to its end, unless an operator says otherwise.
-            Command::CloseBackend { reason: CloseReason::BackendDown, .. } => {}
-            Command::CloseBackend { backend, spread, .. } => self.close_links(backend, spread),
+            // A request that runs goes to its end, unless an operator or `on_down` says otherwise.
+            Command::CloseBackend { backend, reason, spread } => self.close_links(backend, reason, spread),
             Command::HandOver(_) => {}
         }
     }
@@ -408,14 +407,14 @@ impl Thread {
     }
 
     /// Ends the connections to a backend, and what they carry, evenly over this time.
-    fn close_links(self: &Rc<Self>, backend: BackendId, spread: Duration) {
-        let ending = Ending { reason: CloseReason::Killed, deadline: spread, spread };
+    fn close_links(self: &Rc<Self>, backend: BackendId, reason: CloseReason, spread: Duration) {
+        let ending = Ending { reason, deadline: spread, spread };
         let links = self.links.of(backend);
         let times = ending.times(Duration::ZERO, links.len(), &mut self.rng.borrow_mut());
         for (link, after) in links.into_iter().zip(times) {
             tokio::task::spawn_local(async move {
                 tokio::time::sleep(after).await;
-                link.end();
+                link.end(reason);
             });
         }
     }

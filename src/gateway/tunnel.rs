@@ -30,7 +30,7 @@ pub struct Tunnel {
 pub async fn carry(io: Io, tunnel: Tunnel, client: &Client, leash: &Leash) -> CloseReason {
     let Tunnel { backend, place, idle } = tunnel;
     let (meters, handle) = ((io.meter.clone(), backend.meter.clone()), backend.handle.clone());
-    let is_ended = || handle.as_ref().is_some_and(|handle| handle.is_ended());
+    let ended = || handle.as_ref().and_then(|handle| handle.ended());
     let (client_read, client_write) = tokio::io::split(io);
     let (backend_read, backend_write) = tokio::io::split(backend);
     let both = async {
@@ -50,10 +50,7 @@ pub async fn carry(io: Io, tunnel: Tunnel, client: &Client, leash: &Leash) -> Cl
             } else if idle.is_some_and(|idle| now - seen.1 >= idle) {
                 return CloseReason::ClientIdle;
             }
-            if is_ended() {
-                return CloseReason::Killed;
-            }
-            if let Some(reason) = leash.is_due(now).or(leash.is_aged(now)) {
+            if let Some(reason) = ended().or(leash.is_due(now)).or(leash.is_aged(now)) {
                 return reason;
             }
         }
@@ -67,7 +64,7 @@ pub async fn carry(io: Io, tunnel: Tunnel, client: &Client, leash: &Leash) -> Cl
         reason = watch => reason,
     };
     drop(place);
-    if is_ended() { CloseReason::Killed } else { reason }
+    ended().unwrap_or(reason)
 }
 
 /// One direction, to its end; an end is passed on as one.

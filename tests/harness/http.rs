@@ -243,6 +243,17 @@ pub fn get(path: &str) -> String {
     request("GET", path, "")
 }
 
+/// A request and its answer, by a new connection to a [`Backend::held`]; its other end.
+#[track_caller]
+pub fn first_answer(client: &mut Peer, backend: &Backend) -> Peer {
+    client.send(get("/first"));
+    let mut server = Peer::on(backend.take());
+    server.request().unwrap().unwrap();
+    server.send(reply("200 OK", "ok"));
+    assert_eq!(client.response().text(), "ok");
+    server
+}
+
 /// A request without a body; `fields` are whole lines.
 pub fn request(method: &str, path: &str, fields: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nhost: a.test\r\n{fields}\r\n")
