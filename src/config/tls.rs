@@ -21,6 +21,7 @@ use super::Address;
 use super::named_file::read_file;
 use super::raw::{Fault, fault, text};
 use super::validity::validity;
+use super::words::Words;
 
 /// A larger file is no chain of certificates, no key and no list of authorities.
 const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -80,6 +81,9 @@ pub enum TlsVersion {
     /// RFC 8446.
     Tls13,
 }
+
+/// The words for them.
+pub(super) const TLS_VERSIONS: Words<TlsVersion> = &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
 
 /// A chain of certificates with the key of the first.
 #[derive(Clone)]

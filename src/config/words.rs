@@ -1,6 +1,5 @@
 //! The words that the file uses for closed choices, once for reading and writing.
 
-use super::tls::TlsVersion;
 use super::{Access, Balance, LogFormat, LogLevel, SendProxy, Splice};
 
 pub(super) type Words<T> = &'static [(&'static str, T)];
@@ -25,7 +24,6 @@ pub(super) const BALANCE: Words<Balance> = &[
 ];
 pub(super) const SEND_PROXY: Words<SendProxy> =
     &[("off", SendProxy::Off), ("v1", SendProxy::V1), ("v2", SendProxy::V2), ("v2_first", SendProxy::V2First)];
-pub(super) const TLS_VERSIONS: Words<TlsVersion> = &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)];
 /// `discover.kind`.
 pub(super) const DISCOVER_KINDS: Words<DiscoverKind> =
     &[("a", DiscoverKind::Addresses), ("srv", DiscoverKind::Services)];

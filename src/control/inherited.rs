@@ -12,7 +12,7 @@ use std::path::Path;
 
 use socket2::{SockRef, Type};
 
-use super::listeners::{self, Site};
+use super::listeners::site::{Site, local, sites};
 use super::store;
 use crate::config::{Config, Process};
 
@@ -137,7 +137,7 @@ impl Inherited {
         let mut port = None;
         self.take_if(|one| {
             // Where the kernel chooses the port, the first one has it.
-            let local = listeners::local(&one.socket).map(|local| local.port());
+            let local = local(&one.socket).map(|local| local.port());
             one.name == listener && is_at(&one.socket, site) && *port.get_or_insert(local) == local
         })
     }
@@ -202,7 +202,7 @@ impl Inherited {
 fn verify(one: &Inherit, config: &Config) -> Result<(), InheritError> {
     let Process { admin, metrics, .. } = &config.process;
     let listener = config.listeners.iter().find(|listener| listener.name == one.name);
-    let sites = listeners::sites(config).filter(|(listener, _)| listener.name == one.name);
+    let sites = sites(config).filter(|(listener, _)| listener.name == one.name);
     let sites: Vec<Site> = sites.map(|(_, site)| site).collect();
     let is_admin = one.name == ADMIN && admin.as_deref().is_some_and(|path| is_at_path(&one.socket, path));
     let is_metrics = one.name == METRICS && metrics.is_some_and(|address| is_at(&one.socket, &Site::Tcp(address)));
@@ -220,7 +220,7 @@ fn verify(one: &Inherit, config: &Config) -> Result<(), InheritError> {
         };
         return Err(InheritError::Elsewhere { owner, socket, wanted });
     }
-    let local = listeners::local(&one.socket);
+    let local = local(&one.socket);
     let is_open_v6 = local.is_some_and(|local| local.is_ipv6() && local.ip().is_unspecified());
     if is_open_v6 && !SockRef::from(&one.socket).only_v6().unwrap_or(true) {
         return Err(InheritError::DualStack { owner, socket });
@@ -234,7 +234,7 @@ fn is_at(socket: &OwnedFd, site: &Site) -> bool {
     let is_of = |kind| options.r#type().is_ok_and(|of| of == kind);
     let listens = || is_of(Type::STREAM) && options.is_listener().unwrap_or(false);
     let is_here = |address: &SocketAddr| {
-        let local = listeners::local(socket);
+        let local = local(socket);
         local.is_some_and(|at| at.ip() == address.ip() && (address.port() == 0 || at.port() == address.port()))
     };
     match site {

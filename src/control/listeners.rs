@@ -6,18 +6,20 @@
 //! address and port, as DNS has it: they are different sites.
 
 mod handover;
+pub mod site;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
+use self::site::{Site, bind_alone, local, sites};
 use super::inherited::{Inherited, Keeper};
 use super::udp;
-use crate::config::{Bind, Config, Listener, Protocol};
+use crate::config::{Config, Listener, Protocol};
 use crate::engine::Command;
 use crate::id::ListenerId;
 use crate::sys::datagram::{DatagramSocket, Offload};
@@ -37,19 +39,6 @@ pub struct Listeners {
     stored: Vec<(String, Site)>,
     /// Those of a predecessor, until they are claimed.
     inherited: handover::Inherited,
-}
-
-/// An address, and what arrives there: TCP and UDP have each their own ports.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Site {
-    /// Connections, for the workers.
-    Tcp(SocketAddr),
-    /// Connections, for the gateway.
-    Http(SocketAddr),
-    /// Datagrams.
-    Udp(SocketAddr),
-    /// Connections of this host.
-    Unix(PathBuf),
 }
 
 /// One address of one listener.
@@ -287,45 +276,6 @@ impl Bound {
     }
 }
 
-impl Site {
-    fn of(listener: &Listener, bind: &Bind) -> Self {
-        match (bind, &listener.protocol) {
-            (Bind::Unix(path), _) => Self::Unix(path.clone()),
-            (Bind::Ip(address), Protocol::Tcp) => Self::Tcp(*address),
-            (Bind::Ip(address), Protocol::Http(_)) => Self::Http(*address),
-            (Bind::Ip(address), Protocol::Udp(_)) => Self::Udp(*address),
-        }
-    }
-
-    /// Whether they have their ports in common.
-    fn is_kin_of(&self, other: &Self) -> bool {
-        let kind = |site: &Self| match site {
-            Self::Tcp(_) | Self::Http(_) => 0,
-            Self::Udp(_) => 1,
-            Self::Unix(_) => 2,
-        };
-        kind(self) == kind(other)
-    }
-
-    /// As the file has it.
-    fn bind(&self) -> Bind {
-        match self {
-            Self::Tcp(address) | Self::Http(address) | Self::Udp(address) => Bind::Ip(*address),
-            Self::Unix(path) => Bind::Unix(path.clone()),
-        }
-    }
-}
-
-impl std::fmt::Display for Site {
-    /// How the address stands in the file.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) | Self::Http(address) | Self::Udp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
 impl Open {
     fn is(&self, listener: &Listener, site: &Site) -> bool {
         self.name == listener.name && self.site == *site && self.is_http == is_http(listener)
@@ -367,38 +317,12 @@ fn is_http(listener: &Listener) -> bool {
     matches!(listener.protocol, Protocol::Http(_))
 }
 
-/// Every address of every listener.
-pub(super) fn sites(config: &Config) -> impl Iterator<Item = (&Listener, Site)> {
-    let listeners = config.listeners.iter().map(|listener| &**listener);
-    listeners.flat_map(|listener| listener.bind.iter().map(move |bind| (listener, Site::of(listener, bind))))
-}
-
-/// Binds an address as nobody can who shares it; connections that a predecessor has left do no harm (SO_REUSEADDR,
-/// socket(7)).
-fn bind_alone(site: &Site, address: SocketAddr) -> io::Result<Socket> {
-    let is_udp = matches!(site, Site::Udp(_));
-    let kind = if is_udp { Type::DGRAM } else { Type::STREAM };
-    let socket = Socket::new(Domain::for_address(address), kind, None)?;
-    // With UDP it would mean to share.
-    socket.set_reuse_address(!is_udp)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
 fn configure(socket: &OwnedFd, site: &Site, options: &ListenOptions) -> io::Result<()> {
     match site {
         Site::Tcp(_) | Site::Http(_) => socket::configure(socket, options),
         Site::Udp(_) => Ok(()),
         Site::Unix(_) => SockRef::from(socket).listen(i32::try_from(options.backlog).unwrap_or(i32::MAX)),
     }
-}
-
-/// Where an IP socket is bound.
-pub(super) fn local(socket: &OwnedFd) -> Option<SocketAddr> {
-    SockRef::from(&socket.as_fd()).local_addr().ok()?.as_socket()
 }
 
 fn options(config: &Config, listener: &Listener) -> ListenOptions {

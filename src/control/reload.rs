@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::desk::Refusal;
 use super::events::About;
-use super::listeners::{Order, Site};
+use super::listeners::Order;
+use super::listeners::site::Site;
 use super::wanted::{Place, Wanted};
 use super::{Supervisor, TIDY_INTERVAL, capacity, discovery, log, notify, now, operate, udp, wall_clock};
 use crate::api::{self, EventKind};

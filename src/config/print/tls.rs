@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{list, quote, table, time, word_of};
+use crate::config::tls::TLS_VERSIONS;
 use crate::config::tls::{Authorities, Certificate, ListenerTls, PoolTls, TlsVersion};
-use crate::config::words::TLS_VERSIONS;
 
 /// A table, or a list of them; `alpn` is left to HTTP where that decides it.
 pub(super) fn listener(tls: &ListenerTls, is_http: bool) -> String {

@@ -13,8 +13,7 @@ use crate::config::error::Finding;
 use crate::config::raw::{Fault, Reader, fault, quoted, text, whole};
 use crate::config::words::{DISCOVER_KINDS, DiscoverKind};
 
-use super::pool::BACKENDS_MAX;
-use super::{count, limit};
+use super::{BACKENDS_MAX, count, limit};
 
 /// So that an empty answer or file never empties a pool, unless it is told to.
 const MIN: u32 = 1;

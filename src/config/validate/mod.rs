@@ -26,13 +26,15 @@ use super::raw::{FILE, Fault, Item, Reader, fault, mismatch, quoted, whole};
 use super::units::{parse_duration, parse_percent};
 use super::{Bind, Config, Drain, Percent};
 
-pub(super) use pool::{BACKENDS_MAX, CONNECT, QUEUE, backend_name};
+pub(super) use pool::{CONNECT, QUEUE, backend_name};
 pub use pool::{TIER_MAX, WEIGHT, WEIGHT_MAX};
 
 /// Listeners in one file.
 pub const LISTENERS_MAX: usize = 4_096;
 /// Pools in one file.
 pub const POOLS_MAX: usize = 4_096;
+/// Backends in one pool.
+pub(super) const BACKENDS_MAX: usize = 16_384;
 /// Networks in one list.
 const NETWORKS_MAX: usize = 65_536;
 /// The name of a listener, pool or route, in bytes.

@@ -14,10 +14,8 @@ use crate::config::units::parse_duration;
 use crate::config::words::{BALANCE, SEND_PROXY};
 use crate::config::{Address, Backend, Balance, Check, Connect, OnDown, Passive, Percent, Pool, Queue, SendProxy};
 
-use super::{count, discover, duration, health, http, limit, never, percent, positive, tls};
+use super::{BACKENDS_MAX, count, discover, duration, health, http, limit, never, percent, positive, tls};
 
-/// Backends in one pool.
-pub(in crate::config) const BACKENDS_MAX: usize = 16_384;
 /// A backend's name, in bytes.
 const BACKEND_NAME_BYTES_MAX: usize = 255;
 /// The largest weight.

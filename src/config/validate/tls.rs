@@ -7,11 +7,11 @@ use toml::de::DeValue;
 
 use crate::config::error::{Finding, Span};
 use crate::config::raw::{Fault, Item, Reader, boolean, fault, mismatch, quoted, text};
+use crate::config::tls::TLS_VERSIONS;
 use crate::config::tls::{
     Authorities, Certificate, ListenerTls, PoolTls, TlsVersion, host_authorities, read_authorities, read_chain,
     read_key, server_name,
 };
-use crate::config::words::TLS_VERSIONS;
 use crate::config::{Backend, Protocol};
 
 use super::positive;

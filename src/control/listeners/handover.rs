@@ -4,7 +4,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use super::{Bound, ListenError, Listeners, Open, Order, Site, explain, is_http, local, options, sites};
+use super::site::{Site, local, sites};
+use super::{Bound, ListenError, Listeners, Open, Order, explain, is_http, options};
 use crate::config::{Bind, Config, Listener};
 use crate::control::inherited::Keeper;
 use crate::engine::Command;
@@ -135,16 +136,6 @@ impl Open {
             Site::Udp(_) => "udp",
             _ if self.is_http => "http",
             _ => "tcp",
-        }
-    }
-}
-
-impl Site {
-    /// Whether the kernel chooses the port.
-    pub(super) const fn is_chosen(&self) -> bool {
-        match self {
-            Self::Tcp(address) | Self::Http(address) | Self::Udp(address) => address.port() == 0,
-            Self::Unix(_) => false,
         }
     }
 }

@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 
 use socket2::SockRef;
 
-use super::{Listeners, Open, Site, configure, inode, is_http, local, options};
+use super::site::{Site, local};
+use super::{Listeners, Open, configure, inode, is_http, options};
 use crate::config::{Config, Listener};
 use crate::control::inherited::{Inherit, Keeper};
 use crate::control::{store, udp};

@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 
 use super::*;
-use crate::config::sample;
+use crate::config::{Bind, sample};
 
 fn config(binds: &[(&str, Bind)]) -> Config {
     mixed(&binds.iter().map(|(name, bind)| (sample::listener(name), bind.clone())).collect::<Vec<_>>())
@@ -245,7 +245,7 @@ fn a_listener_that_changes_its_protocol_is_bound_anew_and_lets_the_old_sockets_g
     let after = datagrams(&[("dns", bind)]);
     let workers = sockets(take(&mut listeners, &after));
     assert_eq!(workers.len(), 2);
-    assert!(workers.iter().all(|socket| SockRef::from(socket).r#type().expect("a socket") == Type::DGRAM));
+    assert!(workers.iter().all(|socket| SockRef::from(socket).r#type().expect("a socket") == socket2::Type::DGRAM));
     let (orders, sites) = listeners.release(&after, id);
     assert_eq!(orders.len(), 2);
     assert_eq!(sites, [Site::Tcp(address)]);
