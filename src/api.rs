@@ -217,6 +217,14 @@ pub struct Pool {
     pub backends: Vec<Backend>,
 }
 
+impl Pool {
+    /// Whether anybody takes new clients. To be up is not enough: a weight of 0 takes none, and in a panic those that are
+    /// down do.
+    pub fn serves(&self) -> bool {
+        self.backends.iter().any(|backend| backend.weight > 0)
+    }
+}
+
 /// Where backends come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Discovery {

@@ -5,7 +5,7 @@ mod harness;
 
 use std::net::Ipv4Addr;
 
-use harness::{Backend, Evener, SOON, config, wait_until, who_from};
+use harness::{Backend, Evener, NO_CHECKS, SOON, config, wait_until, who_from};
 
 const CHECKS: &str = "balance = \"ip_hash\"\nhealth = { kind = \"tcp\", interval = \"100ms\", fast_interval = \"50ms\", \
                       rise = 1, fall = 1 }\npassive = false\n";
@@ -84,4 +84,27 @@ fn whether_clients_are_served_is_an_exit_status() {
     drop(client);
     evener.wait(SOON);
     assert!(says(&evener, &["status", "--ready"]).contains("error"));
+}
+
+#[test]
+fn who_is_up_but_takes_nobody_does_not_serve_and_neither_does_a_drained_listener() {
+    let (a, spare) = (Backend::named("a"), Backend::named("spare"));
+    let evener = Evener::start(&config("", NO_CHECKS, &[a.entry(""), spare.entry("weight = 0")]));
+    evener.cli_ok(&["status", "--ready"]);
+    evener.cli_ok(&["backend", "web/a", "weight", "0"]);
+    for asked in [&["status", "--ready"][..], &["status", "web", "--ready"]] {
+        let said = evener.cli(asked);
+        assert!(!said.status.success() && String::from_utf8_lossy(&said.stderr).contains("takes clients"), "{said:?}");
+    }
+    assert!(evener.cli_ok(&["status"]).contains("pool web has no backend that takes clients"));
+    assert!(evener.cli_ok(&["top", "--once"]).contains("pool web has no backend that takes clients"));
+    evener.cli_ok(&["backend", "web/a", "auto"]);
+    evener.cli_ok(&["status", "web", "--ready"]);
+
+    evener.cli_ok(&["drain", "web"]);
+    let said = evener.cli(&["status", "web", "--ready"]);
+    assert!(!said.status.success() && String::from_utf8_lossy(&said.stderr).contains("drain"), "{said:?}");
+    assert!(evener.cli_ok(&["top", "--once"]).contains("listener web drained"));
+    evener.cli_ok(&["ready", "web"]);
+    evener.cli_ok(&["status", "web", "--ready"]);
 }

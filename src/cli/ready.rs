@@ -1,7 +1,7 @@
 //! `evener status --ready`: yes or no, for programs that decide by it where clients go.
 
 use super::client::Client;
-use crate::api::{Pool, State};
+use crate::api::{Pool, Status};
 
 /// Fails unless new clients are served: by the process, and by this pool or by all of them.
 pub fn ready(client: &Client, pool: Option<&str>) -> anyhow::Result<()> {
@@ -12,13 +12,19 @@ pub fn ready(client: &Client, pool: Option<&str>) -> anyhow::Result<()> {
         anyhow::ensure!(known, "there is no pool `{name}`: `evener status` shows those there are");
     }
     let mut asked = status.pools.iter().filter(|known| pool.is_none_or(|name| known.name == name));
-    match asked.find(|pool| !serves(pool)) {
-        Some(pool) => anyhow::bail!("not ready: pool `{}` has no backend that takes clients", pool.name),
-        None => Ok(()),
-    }
+    asked.try_for_each(|pool| {
+        anyhow::ensure!(pool.serves(), "not ready: pool `{}` has no backend that takes clients", pool.name);
+        anyhow::ensure!(
+            !is_shut(&status, pool),
+            "not ready: every listener of pool `{}` drains or is drained",
+            pool.name
+        );
+        Ok(())
+    })
 }
 
-/// A pool in panic does: it ignores health.
-fn serves(pool: &Pool) -> bool {
-    pool.panic || pool.backends.iter().any(|backend| backend.state == State::Up)
+/// Whether no listener lets clients in; one for HTTP names no pool, its routes do.
+fn is_shut(status: &Status, pool: &Pool) -> bool {
+    let mut listeners = status.listeners.iter().filter(|listener| listener.pool == pool.name).peekable();
+    listeners.peek().is_some() && listeners.all(|listener| listener.state != "listening")
 }

@@ -110,7 +110,7 @@ fn verdict(status: &Status, now: SystemTime, paper: Paper) -> String {
         if pool.panic {
             let text = format!("! pool {} is in panic: too few are up, so that health is ignored", pool.name);
             say(Look::Bad, text);
-        } else if of_pool == 0 {
+        } else if !pool.serves() {
             say(Look::Bad, format!("! pool {} has no backend that takes clients", pool.name));
         }
         for source in pool.discovery.iter().filter(|source| !source.ok) {

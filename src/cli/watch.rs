@@ -9,6 +9,9 @@ use super::status;
 
 /// From the beginning of the screen; the rest of a line, and of the screen, is cleared (ECMA-48: CUP, EL, ED).
 const HOME: &str = "\x1b[H";
+/// What is longer than a line is cut while it is drawn, and not after (DEC private mode 7).
+const CUT: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
 const CLEAR_LINE: &str = "\x1b[K";
 const CLEAR_BELOW: &str = "\x1b[J";
 
@@ -42,11 +45,11 @@ pub fn watch(client: &Client, pool: Option<&str>, json: bool, interval: Duration
 
 /// A text in place of what is on a screen of so many rows, the last of which stays free: a line more would scroll it.
 fn frame(text: &str, rows: usize) -> String {
-    let mut out = HOME.to_owned();
+    let mut out = CUT.to_owned() + HOME;
     for line in text.lines().take(rows.saturating_sub(1)) {
         let _ = writeln!(out, "{line}{CLEAR_LINE}");
     }
-    out + CLEAR_BELOW
+    out + CLEAR_BELOW + WRAP
 }
 
 fn rows() -> usize {
@@ -66,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_frame_stays_within_the_screen_and_leaves_nothing_of_the_one_before() {
-        assert_eq!(frame("a\nb\nc\n", 3), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
-        assert_eq!(frame("", 0), "\x1b[H\x1b[J");
+        assert_eq!(frame("a\nb\nc\n", 3), "\x1b[?7l\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J\x1b[?7h");
+        assert_eq!(frame("", 0), "\x1b[?7l\x1b[H\x1b[J\x1b[?7h");
     }
 }

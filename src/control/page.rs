@@ -19,7 +19,7 @@ const PAGE: &str = include_str!("page.html");
 const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'; \
     style-src 'sha256-tYNO1JcG/3reljTGEAAPGi+ZwzWpCV+9A0E7mksLgTg='; \
-    script-src 'sha256-TrpVJ45tR32Ej4Ef1BsSD5wPNJ1YGETBjsbaXglyxUE='";
+    script-src 'sha256-i5GZssuNmPw8LNCy4zHrKkhy7UpAb/syXuF8ouw4saE='";
 const GUARDS: [(HeaderName, &str); 4] = [
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (X_FRAME_OPTIONS, "DENY"),

@@ -143,11 +143,19 @@ fn problems(canvas: &mut Canvas<'_>, model: &Model, now: SystemTime, most: u16) 
         let since = status::since(&reload.at, now);
         found.push((Look::Bad, format!("the file was refused {since} ago: evener check says why")));
     }
+    for listener in status.listeners.iter().filter(|one| one.state != "listening" && !status.draining) {
+        found.push((Look::Notable, format!("listener {} {}: no new clients", listener.name, listener.state)));
+    }
     for pool in &status.pools {
         if pool.panic {
             found.push((Look::Bad, format!("pool {} is in panic: health is ignored", pool.name)));
-        } else if !pool.backends.iter().any(|backend| backend.state == State::Up) {
+        } else if !pool.serves() {
             found.push((Look::Bad, format!("pool {} has no backend that takes clients", pool.name)));
+        }
+        for source in pool.discovery.iter().filter(|source| !source.ok) {
+            let (name, origin) = (&pool.name, source.origin.as_str());
+            let why = source.last_error.as_ref().map_or("", |error| error.why.as_str());
+            found.push((Look::Notable, format!("pool {name}: {origin} {}: {why}", source.name)));
         }
     }
     let most = usize::from(most.min(PROBLEMS_MAX));

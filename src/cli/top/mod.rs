@@ -81,7 +81,8 @@ pub fn top(client: Client, interval: Duration, once: bool) -> anyhow::Result<()>
 
 fn take(model: &mut Model, view: &mut View, news: News) -> ControlFlow<()> {
     match news {
-        News::Status(Ok(_), _) if view.is_paused => {}
+        // What is shown stays, but for the word that nobody answers.
+        News::Status(Ok(_), _) if view.is_paused => model.meet(),
         News::Status(Ok(status), at) => model.take(*status, at),
         News::Status(Err(why), _) => model.miss(why),
         News::Event(event) => model.hear(event),

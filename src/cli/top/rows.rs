@@ -198,8 +198,7 @@ fn listener(one: &crate::api::Listener, rates: Rates) -> Row {
 fn pool(one: &Pool, rates: Rates) -> Row {
     let up = one.backends.iter().filter(|backend| backend.state == State::Up).count();
     let look = match up {
-        _ if one.panic => Look::Bad,
-        0 => Look::Bad,
+        _ if one.panic || !one.serves() => Look::Bad,
         up if up < one.backends.len() => Look::Notable,
         _ => Look::Good,
     };

@@ -125,6 +125,11 @@ impl Model {
         self.link = Link::Away(why);
     }
 
+    /// Somebody answers again.
+    pub fn meet(&mut self) {
+        self.link = Link::Up;
+    }
+
     /// Another event.
     pub fn hear(&mut self, event: Event) {
         if self.events.len() == EVENTS_MAX {
