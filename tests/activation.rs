@@ -203,6 +203,15 @@ fn a_socket_elsewhere_than_the_file_says_is_an_error_that_tells_what_to_do() {
     let (status, said) = Evener::plan(&text).passing(vec![passed("web", both)]).fail();
     assert!(status == Some(1) && said.contains("BindIPv6Only=ipv6-only"), "{said}");
 
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("web.sock");
+    let lost = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let place = format!("unix:{}", path.display());
+    let gone = config("", NO_CHECKS, &[a.entry("")]).replace("127.0.0.1:0", &place);
+    let (status, said) = Evener::plan(&gone).passing(vec![passed("web", lost)]).fail();
+    assert!(status == Some(1) && said.contains("has lost its file") && said.contains("systemctl restart"), "{said}");
+
     let accepted = TcpListener::bind("127.0.0.1:0").unwrap();
     let (connection, _) = (TcpStream::connect(accepted.local_addr().unwrap()).unwrap(), accepted.accept().unwrap());
     let (status, said) = Evener::plan(&text).passing(vec![passed("web", connection)]).fail();

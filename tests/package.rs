@@ -196,6 +196,13 @@ fn it_is_installed_upgraded_removed_and_purged_as_debian_has_it() {
     // The one that runs is nobody's here, so that it cannot be handed over.
     assert!(asked.lines().any(|line| line.contains("restart") && line.contains("evener.service")), "{asked}");
 
+    // A file that the new program refuses would end it for good: then the program before it goes on.
+    std::fs::write(machine.at(FILE), "unknown = 1\n").unwrap();
+    std::fs::remove_file(machine.at("tmp/asked")).unwrap();
+    machine.install(&first);
+    assert!(!machine.read("tmp/asked").contains("restart"), "{}", machine.read("tmp/asked"));
+    std::fs::write(machine.at(FILE), &edited).unwrap();
+
     machine.ok("dpkg -r evener");
     assert!(!machine.at("usr/bin/evener").exists() && !machine.at(PART).exists());
     assert!(machine.read("tmp/asked").contains("stop evener.service"), "{}", machine.read("tmp/asked"));

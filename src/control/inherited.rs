@@ -64,6 +64,17 @@ pub enum InheritError {
         /// Where it should be.
         wanted: String,
     },
+    /// Nobody would find it.
+    #[error(
+        "{owner}: the socket unit's socket at unix {path} has lost its file, so that nobody can connect to it\n\
+         restart the unit, which makes it anew: systemctl restart evener.socket"
+    )]
+    Gone {
+        /// The key of the file.
+        owner: String,
+        /// Where its file was.
+        path: String,
+    },
     /// It would let clients in past `allow` and `deny`.
     #[error(
         "{owner}: the socket unit's socket at {socket} takes IPv4 too, which an IPv6 address means nowhere in the file\n\
@@ -211,6 +222,10 @@ fn verify(one: &Inherit, config: &Config) -> Result<(), InheritError> {
         (Some(listener), _) => format!("listener.{}", listener.name),
         (None, name) => format!("process.{name}"),
     };
+    let path = SockRef::from(&one.socket).local_addr().ok().and_then(|at| at.as_pathname().map(Path::to_owned));
+    if let Some(path) = path.filter(|path| !path.exists()) {
+        return Err(InheritError::Gone { owner, path: path.display().to_string() });
+    }
     let socket = describe(&one.socket);
     if !(is_admin || is_metrics || is_listener) {
         let wanted = match (listener, one.name.as_str()) {
