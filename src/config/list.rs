@@ -35,6 +35,8 @@ struct Entry {
     weight: Option<u32>,
     tier: u32,
     max_connections: Option<NonZeroU32>,
+    /// The keys so far.
+    given: Vec<String>,
 }
 
 /// Reads a file of backends; `path` names it in messages.
@@ -153,6 +155,10 @@ impl Entry {
             let number = value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= max);
             number.ok_or_else(|| fault(format!("a whole number from 0 to {max} is needed"), "not such a number"))
         };
+        if self.given.iter().any(|given| given == key) {
+            return Err(fault(format!("`{}` is there already", quoted(key)), "a second time"));
+        }
+        self.given.push(key.to_owned());
         match key {
             "address" => self.address = Some(parse_address(text()?)?),
             "name" => self.name = Some(backend_name(text()?)?),
@@ -261,6 +267,8 @@ mod tests {
             ("[", "web.backends:1:1: not JSON: the file ends too early"),
             ("{\"backends\": []}", "web.backends:1:1: a list is needed"),
             ("[\"10.0.0.1:80\", 7]", "web.backends:1:1: invalid `entry 2`: an address or an object"),
+            ("a:1 address=b:1", "web.backends:1:5: invalid `address`: `address` is there already"),
+            ("a:1 weight=1 weight=2", "web.backends:1:14: invalid `weight`: `weight` is there already"),
             ("[{\"weight\": 1}]", "web.backends:1:1: invalid `entry 1`: it has no `address`"),
             (
                 "[{\"address\": \"a:1\", \"weight\": \"1\"}]",

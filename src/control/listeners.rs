@@ -148,14 +148,15 @@ impl Listeners {
         (orders, gone.into_iter().map(|open| open.site).collect())
     }
 
-    /// Applies changed options to the sockets that are open.
+    /// Applies the options to the sockets that are open.
     ///
     /// # Errors
     /// The first socket that refuses.
     pub fn configure(&mut self, config: &Config) -> Result<(), ListenError> {
         for listener in &config.listeners {
             let options = options(config, listener);
-            for open in self.open.iter_mut().filter(|open| open.name == listener.name && open.options != options) {
+            // Also those that have not changed: the kernel's own limit of backlogs may have (listen(2)).
+            for open in self.open.iter_mut().filter(|open| open.name == listener.name) {
                 for socket in &open.sockets {
                     configure(socket, &open.site, &options).map_err(|error| explain(listener, &open.site, error))?;
                 }

@@ -2,7 +2,7 @@
 //! own. Whatever cannot be read is simply not known, and nothing is said of it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -46,7 +46,7 @@ pub struct Facts {
     pub sysctls: BTreeMap<String, String>,
     /// Linux, its first two numbers.
     pub kernel: Option<(u32, u32)>,
-    /// Bytes of memory that the process may have: of the host, or of its control group where that is less.
+    /// Bytes of memory that the process may have: of the host, or of a control group around it where that is less.
     pub memory: Option<u64>,
     /// Addresses of the file that cannot be bound here, and the kernel's answer.
     pub absent: Vec<(IpAddr, String)>,
@@ -106,23 +106,31 @@ fn memory(root: &Path, holder: &Holder) -> Option<u64> {
     let info = std::fs::read_to_string(root.join("proc/meminfo")).ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let total = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024);
-    let group = holder.group.as_ref().map(|group| root.join("sys/fs/cgroup").join(group.trim_start_matches('/')));
-    let limit = group.and_then(|group| std::fs::read_to_string(group.join("memory.max")).ok());
-    Some(limit.and_then(|limit| limit.trim().parse().ok()).unwrap_or(u64::MAX).min(total))
+    let groups = holder.group.iter().flat_map(|group| Path::new(group.trim_start_matches('/')).ancestors());
+    let limits = groups.filter_map(|group| {
+        let limit = std::fs::read_to_string(root.join("sys/fs/cgroup").join(group).join("memory.max")).ok()?;
+        limit.trim().parse().ok()
+    });
+    Some(limits.chain([total]).min().unwrap_or(total))
 }
 
 /// Asks the kernel itself, with a socket that is closed again at once: it knows of routes to whole networks, of addresses
 /// that may be bound before they are there, and of hosts without IPv6.
 fn absent(config: &Config) -> Vec<(IpAddr, String)> {
     let binds = config.listeners.iter().flat_map(|listener| &listener.bind).filter_map(|bind| match bind {
-        Bind::Ip(address) => Some(address.ip()),
+        Bind::Ip(address) => Some(*address),
         Bind::Unix(_) => None,
     });
-    let sources = config.pools.iter().filter_map(|pool| pool.source);
-    let mut all: Vec<IpAddr> = binds.chain(sources).chain(config.process.metrics.map(|at| at.ip())).collect();
+    let sources = config.pools.iter().filter_map(|pool| pool.source).map(|source| SocketAddr::new(source, 0));
+    // With any port, but with the interface that a link-local address names.
+    let any_port = |mut address: SocketAddr| {
+        address.set_port(0);
+        address
+    };
+    let mut all: Vec<SocketAddr> = binds.chain(sources).chain(config.process.metrics).map(any_port).collect();
     all.sort_unstable();
     all.dedup();
-    let refused = |ip: IpAddr| Some((ip, UdpSocket::bind((ip, 0)).err()?.to_string()));
+    let refused = |address: SocketAddr| Some((address.ip(), UdpSocket::bind(address).err()?.to_string()));
     all.into_iter().filter_map(refused).collect()
 }
 
@@ -170,6 +178,8 @@ mod tests {
         assert_eq!((facts.kernel, facts.memory), (Some((6, 1)), Some(1 << 20)));
         assert_eq!(facts.number("net.netfilter.nf_conntrack_max"), None);
         assert_eq!(gather(None).memory, Some(2 << 20), "the shell is in no group");
+        put("sys/fs/cgroup/system.slice/memory.max", "524288\n");
+        assert_eq!(gather(Some(7)).memory, Some(1 << 19), "the group around it has less");
         assert!(facts.absent.is_empty(), "127.0.0.1 is here: {:?}", facts.absent);
     }
 }

@@ -7,6 +7,7 @@ use super::holder::{Right, Who};
 use super::plan::Plan;
 use crate::config::{Bind, Protocol};
 use crate::control::capacity;
+use crate::control::inherited::METRICS;
 
 /// Descriptors that need no thought: what the unit that comes with evener gives.
 const NOFILE: u64 = 1 << 20;
@@ -143,15 +144,17 @@ fn privileged_ports(plan: &Plan) -> Option<Finding> {
     const SUBJECT: &str = "ports below 1024";
     const START: &str = "net.ipv4.ip_unprivileged_port_start";
     let start = plan.facts.number(START)?;
-    let is_privileged = |address: &&SocketAddr| address.port() != 0 && u64::from(address.port()) < start;
+    let is_privileged = |address: &SocketAddr| address.port() != 0 && u64::from(address.port()) < start;
     let binds = plan.config.listeners.iter().filter(|listener| !plan.facts.holder.sockets.contains(&listener.name));
     let binds = binds.flat_map(|listener| listener.bind.iter().map(move |bind| (listener, bind)));
     let binds = binds.filter_map(|(listener, bind)| match bind {
-        Bind::Ip(address) => Some((listener, address)),
+        Bind::Ip(address) => Some((format!("listener.{}", listener.name), *address)),
         Bind::Unix(_) => None,
     });
-    let (listener, address) =
-        binds.filter(|(_, address)| is_privileged(address)).min_by_key(|(_, address)| address.port())?;
+    let metrics = plan.config.process.metrics.filter(|_| !plan.facts.holder.sockets.iter().any(|name| name == METRICS));
+    let all = binds.chain(metrics.map(|address| ("process.metrics".to_owned(), address)));
+    let (owner, address) =
+        all.filter(|(_, address)| is_privileged(address)).min_by_key(|(_, address)| address.port())?;
     let holder = &plan.facts.holder;
     let found = format!(
         "{} for {}",
@@ -161,7 +164,7 @@ fn privileged_ports(plan: &Plan) -> Option<Finding> {
     if holder.may(Right::NetBindService) {
         return Some(Finding::ok(SUBJECT, found));
     }
-    let needed = format!("listener.{} binds {address}, and {START} is {start}", listener.name);
+    let needed = format!("{owner} binds {address}, and {START} is {start}");
     let lines = ["AmbientCapabilities=CAP_NET_BIND_SERVICE", "CapabilityBoundingSet=CAP_NET_BIND_SERVICE"];
     let finding = Finding::breaks(SUBJECT, found, needed);
     Some(match holder.unit() {

@@ -32,7 +32,8 @@ fn backlog(plan: &Plan) -> Option<Finding> {
         "listener.{}.backlog = {wanted} is cut to it: clients of a burst wait for a second attempt",
         listener.name
     );
-    Some(Finding::advice(SUBJECT, found, needed).sysctl(MOST, wanted))
+    let finding = Finding::advice(SUBJECT, found, needed).sysctl(MOST, wanted);
+    Some(finding.mend(["# then: evener reload".to_owned()]))
 }
 
 fn syn_cookies(plan: &Plan) -> Option<Finding> {
@@ -82,7 +83,8 @@ fn receive_buffers(plan: &Plan) -> Option<Finding> {
     }
     let needed =
         format!("{wanted} are asked for each UDP listener; a burst that does not fit is lost (receive_buffer_full)");
-    Some(Finding::advice(SUBJECT, found, needed).sysctl(MOST, wanted))
+    let finding = Finding::advice(SUBJECT, found, needed).sysctl(MOST, wanted);
+    Some(finding.mend(["# then a restart: sockets that are open keep what they have".to_owned()]))
 }
 
 fn tcp_memory(plan: &Plan) -> Option<Finding> {
@@ -148,7 +150,11 @@ fn congestion(plan: &Plan) -> Option<Finding> {
         ("bbr", Some(queue)) if queue != "fq" => {
             let needed =
                 "bbr paces what it sends: in a queue of kind fq that costs less than a timer for each connection";
-            Some(Finding::advice(SUBJECT, found, needed).sysctl("net.core.default_qdisc", "fq"))
+            Some(
+                Finding::advice(SUBJECT, found, needed)
+                    .sysctl("net.core.default_qdisc", "fq")
+                    .mend(["# and for each interface that is up: tc qdisc replace dev INTERFACE root fq".to_owned()]),
+            )
         }
         ("reno", _) => {
             let needed = "cubic or bbr: reno needs minutes to fill a fast link again after one loss";

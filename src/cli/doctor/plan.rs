@@ -71,9 +71,12 @@ fn given(config: &Config) -> Option<(u64, String)> {
     if let Some(max) = config.process.max_connections {
         return Some((max.get().into(), format!("process.max_connections = {max}")));
     }
-    let limited: Vec<_> =
-        streams(config).filter_map(|listener| Some((&listener.name, listener.max_connections?))).collect();
-    let sum = limited.iter().map(|(_, max)| u64::from(max.get())).sum();
+    // One without a limit takes as many as there may be.
+    let limited: Option<Vec<_>> =
+        streams(config).map(|listener| Some((&listener.name, listener.max_connections?))).collect();
+    let limited = limited?;
+    let sum: u64 = limited.iter().map(|(_, max)| u64::from(max.get())).sum();
+    let sum = sum.min(u32::MAX.into());
     match limited.as_slice() {
         [] => None,
         [(name, max)] => Some((sum, format!("listener.{name}.max_connections = {max}"))),

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::finding::Finding;
 use super::plan::Plan;
-use crate::config::{Address, Bind, Pool, Protocol};
+use crate::config::{Address, Balance, Bind, Pool, Protocol};
 
 const RANGE: &str = "net.ipv4.ip_local_port_range";
 const RESERVED: &str = "net.ipv4.ip_local_reserved_ports";
@@ -27,7 +27,8 @@ pub fn examine(plan: &Plan) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     findings.extend(connections(plan, free, &range));
     findings.extend(flows(plan, free, &range));
-    findings.extend(listeners(plan, &(low..=high)));
+    let is_widened = findings.iter().any(|finding| finding.commands.iter().any(|command| command.contains(RANGE)));
+    findings.extend(listeners(plan, &(low..=high), is_widened));
     findings.extend(time_wait(plan, free));
     findings
 }
@@ -87,15 +88,21 @@ fn has_only_flows(plan: &Plan, pool: &Pool) -> bool {
 
 /// The most connections that one backend of a pool has at once, why, and whether the file names the number.
 fn busiest<'p>(plan: &Plan, pool: &'p Pool) -> (&'p Pool, u64, String, bool) {
-    let limits = pool.backends.iter().map(|backend| backend.max_connections.map(|max| u64::from(max.get())));
+    let limits = pool.backends.iter().map(|backend| backend.max_connections);
+    let limits = limits.chain(pool.discover.iter().map(|discover| discover.max_connections));
+    let limits = limits.map(|max| max.map(|max| u64::from(max.get())));
     if let Some(max) = limits.clone().collect::<Option<Vec<u64>>>().and_then(|all| all.into_iter().max()) {
         // Fewer clients than it could take bring fewer connections.
         let most = max.min(plan.connections);
         return (pool, most, format!("pool.{}.backends.max_connections = {max}", pool.name), true);
     }
-    let backends = reached_by_port(pool);
-    let why = format!("{} among {backends} backends", plan.reason());
-    (pool, plan.connections.div_ceil(backends), why, plan.given.is_some())
+    // The first one of `first` has all; how many will be discovered, nobody knows.
+    let backends = if pool.balance == Balance::First { 1 } else { reached_by_port(pool) };
+    let why = match backends {
+        1 => format!("{}, all to one backend", plan.reason()),
+        several => format!("{} among {several} backends", plan.reason()),
+    };
+    (pool, plan.connections.div_ceil(backends), why, plan.given.is_some() && pool.discover.is_none())
 }
 
 fn flows(plan: &Plan, free: u64, range: &str) -> Option<Finding> {
@@ -149,7 +156,7 @@ fn own(plan: &Plan) -> impl Iterator<Item = u16> {
 }
 
 /// A port in the range may be somebody's when evener starts.
-fn listeners(plan: &Plan, range: &RangeInclusive<u16>) -> Option<Finding> {
+fn listeners(plan: &Plan, range: &RangeInclusive<u16>, is_widened: bool) -> Option<Finding> {
     const SUBJECT: &str = "ports of listeners";
     own(plan).next()?;
     let open = unreserved(plan, range);
@@ -158,7 +165,10 @@ fn listeners(plan: &Plan, range: &RangeInclusive<u16>) -> Option<Finding> {
     }
     let list = open.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
     let needed = "a connection of any program may have such a port when evener starts, which then fails";
-    Some(reserve(plan, Finding::advice(SUBJECT, format!("{list} in {RANGE}, not reserved"), needed), &open))
+    let finding = Finding::advice(SUBJECT, format!("{list} in {RANGE}, not reserved"), needed);
+    // What an earlier command reserves is not to be taken back.
+    let open = if is_widened { unreserved(plan, &(LOWEST..=u16::MAX)) } else { open };
+    Some(reserve(plan, finding, &open))
 }
 
 fn time_wait(plan: &Plan, free: u64) -> Option<Finding> {

@@ -380,3 +380,49 @@ proptest! {
         prop_assert!(level(nofile + more) <= level(nofile));
     }
 }
+
+#[test]
+fn a_listener_without_a_limit_takes_as_many_as_there_may_be() {
+    let text = "[listener.a]\nbind = \"127.0.0.1:5432\"\npool = \"app\"\nmax_connections = 50\n\
+                [listener.b]\nbind = \"127.0.0.1:5433\"\npool = \"app\"\n\
+                [pool.app]\nbackends = [\"10.0.0.1:80\"]\n";
+    let config = |text: &str| parse("evener.toml", text.as_bytes()).expect("a file").config;
+    assert_eq!(Plan::new(&config(text), &host()).given, None);
+    let most = format!("max_connections = {}", u32::MAX);
+    let both = text.replace("max_connections = 50", &most).replace("5433\"", &format!("5433\"\n{most}"));
+    let (config, facts) = (config(&both), host());
+    let plan = Plan::new(&config, &facts);
+    assert_eq!(plan.connections, u64::from(u32::MAX), "no more can be counted");
+    assert!(findings(&config, &facts).iter().any(|finding| finding.level == Level::Breaks));
+}
+
+#[test]
+fn ports_to_backends_are_counted_as_the_pool_shares_them() {
+    let narrow = with(&[("net.ipv4.ip_local_port_range", "32768\t60999"), ("net.ipv4.ip_local_reserved_ports", "")]);
+    let level = |pool: &str, facts: &Facts| {
+        let config = file("max_connections = 50000", "", pool);
+        let all = findings(&config, facts);
+        all.into_iter().find(|finding| finding.subject == "ports to backends").expect("looked at").level
+    };
+    assert_eq!(level("", &narrow), Level::Ok, "25000 for each of two");
+    assert_eq!(level("balance = \"first\"", &narrow), Level::Breaks, "all to the first one");
+    let discovers = |more: &str| format!("discover = {{ dns = \"app.test:80\"{more} }}");
+    let many = file("max_connections = 200000", "", &discovers(""));
+    let all = findings(&many, &narrow);
+    assert!(all.iter().all(|one| one.subject != "ports to backends" || one.level == Level::Ok), "{all:?}");
+}
+
+#[test]
+fn all_commands_together_leave_nothing_to_be_mended() {
+    let narrow = with(&[("net.ipv4.ip_local_port_range", "32768\t60999"), ("net.ipv4.ip_local_reserved_ports", "")]);
+    let config = file("max_connections = 90000\nmetrics = \"127.0.0.1:40000\"", "", "");
+    let mut facts = narrow;
+    let subjects = |facts: &Facts| -> Vec<_> {
+        findings(&config, facts).into_iter().filter(|one| one.level > Level::Ok).map(|one| one.subject).collect()
+    };
+    assert_eq!(subjects(&facts), ["ports to backends", "ports of listeners"]);
+    let typed = typed(&findings(&config, &facts));
+    assert_eq!(typed["net.ipv4.ip_local_reserved_ports"], "5432,40000");
+    facts.sysctls.extend(typed);
+    assert_eq!(subjects(&facts), [""; 0]);
+}
