@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evener::config::{self, Config, Endpoint, OnDown, PerClient, Protocol, Udp};
-use evener::id::{BackendId, ListenerId, PoolId};
+use evener::id::{BackendId, Ids, ListenerId, PoolId};
 use evener::limit::{Limiter, Limits};
 use evener::reason::{CloseReason, ConnectFailure, DropReason};
 use evener::snapshot::{Backend, Listener, Member, Pool};
@@ -134,7 +134,7 @@ impl World {
         let (config, pool_config) = (Arc::new(config), Arc::new(pool_config));
         let listener = listener(&config, &pool_config, &stats, &pool_stats, &backends, &down);
         Self {
-            table: Table::new(listener, options, (0, 1), seed),
+            table: Table::new(listener, options, Ids::new(0, 1), seed),
             now: Duration::from_secs(1),
             options,
             config,

@@ -28,7 +28,7 @@ use crate::access::{Event, EventKind};
 use crate::balance::Cursor;
 use crate::config::{Access, Bind};
 use crate::engine::{self, Command, Ending, Scope};
-use crate::id::{BackendId, ListenerId, PoolId};
+use crate::id::{BackendId, Ids, ListenerId, PoolId};
 use crate::limit::ClientKey;
 use crate::reason::CloseReason;
 use crate::snapshot::{Site, Snapshot, View};
@@ -76,7 +76,7 @@ pub struct Thread {
     leaving: Cell<Option<Instant>>,
     /// What a client says first is read into this.
     pub scratch: RefCell<Box<[u8]>>,
-    opened: Cell<u64>,
+    ids: Ids,
     /// Connections that have given their buffers back since the system was given them.
     rests: Cell<u32>,
     trimmed: Cell<Option<Instant>>,
@@ -121,7 +121,7 @@ impl Thread {
             budgets: Budgets::default(),
             leaving: Cell::new(None),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
-            opened: Cell::new(0),
+            ids: Ids::new(index, shared.threads.len()),
             rests: Cell::new(0),
             trimmed: Cell::new(None),
             events: RefCell::default(),
@@ -238,8 +238,7 @@ impl Thread {
 
     /// A number that no other connection or request of the process has.
     pub fn next_id(&self) -> u64 {
-        self.opened.set(self.opened.get() + 1);
-        self.opened.get() * self.shared.threads.len() as u64 + self.index as u64
+        self.ids.draw()
     }
 
     fn on_command(self: &Rc<Self>, command: Command) {

@@ -86,7 +86,7 @@ impl<S> Table<S> {
         });
         self.by_peer.insert(peer, at);
         // New ones get other numbers.
-        self.opened = self.opened.max(from.id / self.workers + 1);
+        self.ids.skip(from.id);
         let line = if from.settled { &mut self.settled } else { &mut self.fresh };
         line.push(&mut self.flows, at);
         self.doomed.extend(doom.map(|(due, _)| (due, at)));

@@ -10,7 +10,7 @@ use super::flow::{Entry, Flow, Peer};
 use super::line::{Line, Links};
 use crate::balance::{self, Cursor};
 use crate::config::{OnDown, Udp};
-use crate::id::BackendId;
+use crate::id::{BackendId, Ids};
 use crate::limit::ClientKey;
 use crate::reason::{CloseReason, ConnectFailure, DropReason};
 use crate::snapshot::{Backend, Listener, Pick};
@@ -47,7 +47,6 @@ pub struct Table<S> {
     pub(super) listener: Arc<Listener>,
     options: Udp,
     pub(super) worker: usize,
-    pub(super) workers: u64,
     pub(super) flows: Slab<Entry<S>>,
     pub(super) by_peer: HashMap<Peer, usize>,
     pub(super) fresh: Line,
@@ -56,19 +55,18 @@ pub struct Table<S> {
     left: VecDeque<Left<S>>,
     cursor: Cursor,
     rng: fastrand::Rng,
-    /// Flows opened so far.
-    pub(super) opened: u64,
+    pub(super) ids: Ids,
     is_draining: bool,
 }
 
 impl<S> Table<S> {
-    /// An empty one. `worker` is one of so many; `seed` makes random choices repeatable.
-    pub fn new(listener: Arc<Listener>, options: Udp, (worker, workers): (usize, usize), seed: u64) -> Self {
+    /// An empty one of the worker that draws these numbers; `seed` makes random choices repeatable.
+    pub fn new(listener: Arc<Listener>, options: Udp, ids: Ids, seed: u64) -> Self {
+        let worker = ids.thread();
         Self {
             listener,
             options,
             worker,
-            workers: workers as u64,
             flows: Slab::new(),
             by_peer: HashMap::new(),
             fresh: Line::default(),
@@ -77,7 +75,7 @@ impl<S> Table<S> {
             left: VecDeque::new(),
             cursor: Cursor::new(worker as u32),
             rng: fastrand::Rng::with_seed(seed),
-            opened: 0,
+            ids,
             is_draining: false,
         }
     }
@@ -299,7 +297,7 @@ impl<S> Table<S> {
     /// Whether a reload has made the bound smaller than what there is. Each table ends what it has beyond its share.
     fn has_too_many(&self) -> bool {
         let max = self.options.max_flows.get();
-        let tables = self.workers * self.listener.config.bind.len() as u64;
+        let tables = self.ids.threads() * self.listener.config.bind.len() as u64;
         self.flows.len() as u64 > u64::from(max) / tables && self.listener.stats.active() > max
     }
 
@@ -353,12 +351,11 @@ impl<S> Table<S> {
         self.admit(peer, now)?;
         let chosen = self.pick(peer, &[]).and_then(|chosen| Ok((chosen, self.place_in_table(now)?)));
         let ((backend, place), slot) = chosen.inspect_err(|_| self.release(peer))?;
-        self.opened += 1;
         self.listener.stats.cell(self.worker).accepted.add(1);
         place.stats().cell(self.worker).established.add(1);
         let flow = Flow {
             peer,
-            id: self.opened * self.workers + self.worker as u64,
+            id: self.ids.draw(),
             backend,
             socket: None,
             opened: now,

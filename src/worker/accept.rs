@@ -184,7 +184,7 @@ impl Worker {
         listener.stats.cell(self.index).closed[reason.index()].add(1);
         client.reset_on_close();
         if self.options.access != crate::config::Access::Off {
-            let id = self.next_id();
+            let id = self.ids.draw();
             self.events.push(Event {
                 kind: EventKind::Close,
                 time_ms: 0,
@@ -206,11 +206,5 @@ impl Worker {
                 request: None,
             });
         }
-    }
-
-    /// The next connection's id: unique over all workers.
-    pub fn next_id(&mut self) -> u64 {
-        self.opened += 1;
-        self.opened * self.workers.len() as u64 + self.index as u64
     }
 }

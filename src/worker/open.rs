@@ -40,7 +40,8 @@ impl Worker {
     /// Takes a fresh client in.
     pub fn open(&mut self, fresh: Fresh) {
         let now = self.tick();
-        let id = self.next_id();
+        let id = self.ids.draw();
+        self.opened += 1;
         let key = Key::new(self.connections.vacant_key(), self.opened);
         let awaits_header = fresh.peer.is_some_and(|peer| fresh.listener.expects_header_of(peer.ip()));
         let config = &fresh.listener.config;

@@ -20,7 +20,7 @@ use super::udp::Udp;
 use crate::access::{Event, Journal};
 use crate::balance::Cursor;
 use crate::engine::Notes;
-use crate::id::PoolId;
+use crate::id::{Ids, PoolId};
 use crate::snapshot::{Snapshot, View};
 use crate::stats::{WorkerStats, WorkersStats};
 use crate::sys::pipe::Pipe;
@@ -49,6 +49,7 @@ pub struct Worker {
     pub connections: Slab<Connection>,
     /// Connections opened so far: the source of generations and log ids.
     pub opened: u64,
+    pub ids: Ids,
     pub udp: Udp,
     pub wheel: Wheel,
     pub room: Room<Pipe>,
@@ -89,6 +90,7 @@ pub struct Shared {
 impl Worker {
     pub fn new(index: usize, poll: Poll, mut shared: Shared) -> Self {
         let snapshot = shared.view.load().clone();
+        let ids = Ids::new(index, shared.workers.len());
         Self {
             index,
             room: Room::new(shared.options.pipes_max),
@@ -103,8 +105,10 @@ impl Worker {
             acceptable: Vec::new(),
             connections: Slab::new(),
             opened: 0,
+            ids,
             udp: Udp::default(),
-            wheel: Wheel::new(Tick(0)),
+            // That of a first process, from which on its successors count, may be long ago.
+            wheel: Wheel::new(Tick::at(clock() - shared.start)),
             run_queue: Vec::new(),
             handshakes: VecDeque::new(),
             warn_of_tls_at: Tick(0),

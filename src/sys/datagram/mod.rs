@@ -39,6 +39,12 @@ const ERRORS_MAX: u32 = 64;
 /// Ancillary data of one message: GRO's segment size, the overflow count, and the address that was spoken to.
 const CONTROL_WORDS: usize = 16;
 
+/// What a socket has cost (asm-generic/socket.h), and the answer (linux/sock_diag.h): so many numbers, and where the drops
+/// stand among them.
+const SO_MEMINFO: libc::c_int = 55;
+const MEMINFO_VARS: usize = 9;
+const MEMINFO_DROPS: usize = 8;
+
 /// What this kernel can do for trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offload {
@@ -147,6 +153,18 @@ impl DatagramSocket {
     /// Bytes that may wait in its receive buffer, as asked for in `bind` (the kernel counts twice that for itself).
     pub fn receive_buffer_bytes(&self) -> usize {
         SockRef::from(&self.0).recv_buffer_size().unwrap_or(0) / 2
+    }
+
+    /// Datagrams that its full buffer has cost in all its life, as [`Received::overflow`] tells it with each later one
+    /// (SO_MEMINFO, sock_diag(7): SK_MEMINFO_DROPS).
+    pub fn lost(&self) -> Option<u32> {
+        let mut info = [0_u32; MEMINFO_VARS];
+        let mut bytes = size_of_val(&info) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `bytes` bytes into `info`, which holds as many.
+        let got = unsafe {
+            libc::getsockopt(self.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, (&raw mut info).cast(), &raw mut bytes)
+        };
+        (got == 0 && bytes as usize == size_of_val(&info)).then_some(info[MEMINFO_DROPS])
     }
 
     /// Takes the errors that wait at a connected socket, ICMP answers to what was sent: the last one, and how many there

@@ -235,6 +235,7 @@ fn what_a_full_buffer_has_lost_is_counted() {
         (lost > 0 && arrived + lost == sent).then_some(())
     });
     assert!(arrived > 0);
+    assert_eq!(server.lost(), Some(lost), "who asks later hears the same");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::Overflow;
 use super::outlet::{Outlet, Purpose};
 use crate::engine::AdoptedFlow;
 use crate::handover::Batch;
+use crate::limit::ClientKey;
 use crate::reason::CloseReason;
 use crate::sys::datagram::DatagramSocket;
 use crate::sys::rights;
@@ -118,7 +119,10 @@ impl Worker {
         let AdoptedFlow { flow, outlet, slot, place, backend } = adopted;
         let inode = |socket: &DatagramSocket| rights::inode(socket.as_fd()).ok();
         let inlet = self.udp.inlets.iter_mut().find(|(_, inlet)| inode(&inlet.socket) == Some(flow.inlet));
-        let Some((at, inlet)) = inlet else { return };
+        let Some((at, inlet)) = inlet else {
+            // Its listener could not be watched; the client's next datagram finds nobody.
+            return slot.stats().clients.release(ClientKey::from(flow.client.ip()));
+        };
         let socket = DatagramSocket::from(outlet);
         let (id, source) = (backend.id, inlet.table.listener().pool.config.source);
         let listener = inlet.table.listener().stats.clone();

@@ -111,15 +111,17 @@ impl Worker {
         if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
             return tracing::error!(%error, "a UDP socket could not be watched; this worker takes nothing from it");
         }
+        // What it has cost before is counted already.
+        let overflow = Overflow(socket.lost().unwrap_or(0));
         self.udp.inlets.insert(Inlet {
             bound: socket.local_address(),
             socket,
             bind,
-            table: Table::new(listener, options, (self.index, self.workers.len()), self.rng.u64(..)),
+            table: Table::new(listener, options, self.ids.clone(), self.rng.u64(..)),
             batch: BATCH_MAX,
             replies: Outbox::default(),
             last: None,
-            overflow: Overflow::default(),
+            overflow,
         });
         // What came before it was watched raises no edge.
         self.udp.readable.push(at);
