@@ -395,6 +395,13 @@ impl BackendSlot {
     }
 }
 
+impl BackendSlot {
+    /// Never given back: what has it goes on in another process.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for BackendSlot {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Relaxed);

@@ -406,6 +406,24 @@ fn what_is_not_listened_on_any_more_leaves_the_store() {
 }
 
 #[test]
+fn an_address_that_goes_with_an_upgrade_leaves_the_store() {
+    let (manager, a) = (Manager::listen(), Backend::named("a"));
+    let (kept, gone) = (free_port(), free_port());
+    let text = format!("[process]\nworkers = 1\n\n{}", config("", NO_CHECKS, &[a.entry("")]));
+    let at_both = format!("[\"127.0.0.1:{kept}\", \"127.0.0.1:{gone}\"]");
+    let line = Line::of(manager.plan(&text.replace("\"127.0.0.1:0\"", &at_both)));
+    manager.wait_for(&["store/web", "store/web"]);
+    line.rewrite(&at(kept, &text));
+    line.upgrade_wholly();
+    manager.wait_for(&["store/web"]);
+    assert_eq!(who(kept).unwrap(), "a");
+    drop(line);
+    let evener = manager.plan(&at(kept, &text)).passing(manager.passes()).start();
+    assert_eq!(who(kept).unwrap(), "a");
+    drop(evener);
+}
+
+#[test]
 fn a_stored_socket_that_the_file_has_no_longer_is_let_go() {
     let (manager, a) = (Manager::listen(), Backend::named("a"));
     let port = free_port();

@@ -218,9 +218,11 @@ async fn drain(desk: &Desk, body: &[u8]) -> Result<Answer, Gone> {
         Ok(span) => span,
         Err(why) => return Ok(http::error(StatusCode::UNPROCESSABLE_ENTITY, why)),
     };
-    let deadline = desk.ask(|answer| Request::Drain(span, answer)).await?;
-    let deadline = Some(humantime::format_duration(deadline).to_string());
-    Ok(http::json(StatusCode::OK, &api::Drain { deadline, spread: None }))
+    let done = desk.ask(|answer| Request::Drain(span, answer)).await?;
+    Ok(outcome(done.map(|deadline| {
+        let deadline = Some(humantime::format_duration(deadline).to_string());
+        api::Drain { deadline, spread: None }
+    })))
 }
 
 fn read_drain(body: &[u8]) -> Result<Span, String> {

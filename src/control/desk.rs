@@ -57,7 +57,7 @@ pub enum Request {
         answer: oneshot::Sender<Result<api::Listener, Refusal>>,
     },
     /// End within this time, or the file's; answered with the longest that holds.
-    Drain(Span, oneshot::Sender<Duration>),
+    Drain(Span, oneshot::Sender<Result<Duration, Refusal>>),
     /// The effective configuration as a file.
     Config(oneshot::Sender<String>),
     /// A place among those who follow the events; `None` = all are taken.

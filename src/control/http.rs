@@ -4,13 +4,13 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -78,14 +78,16 @@ where
     F: Future<Output = Answer> + Send + 'static,
 {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Goes with this task: who has a connection then is to come again, for another process may answer.
+    let listening = Arc::new(());
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.next().await {
             Ok(stream) => {
-                let handle = handle.clone();
+                let (handle, listening) = (handle.clone(), Arc::downgrade(&listening));
                 tokio::spawn(async move {
                     let _place = place;
-                    serve_one(stream, handle).await;
+                    serve_one(stream, handle, listening).await;
                 });
             }
             Err(error) => {
@@ -96,7 +98,7 @@ where
     }
 }
 
-async fn serve_one<S, H, F>(stream: S, handle: H)
+async fn serve_one<S, H, F>(stream: S, handle: H, listening: Weak<()>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F,
@@ -104,9 +106,12 @@ where
 {
     let streams = AtomicBool::new(false);
     let service = service_fn(|request| {
-        let (answer, streams) = (handle(request), &streams);
+        let (answer, streams, listening) = (handle(request), &streams, &listening);
         async move {
-            let answer = answer.await;
+            let mut answer = answer.await;
+            if listening.strong_count() == 0 {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             streams.store(matches!(answer.body(), Either::Right(_)), Relaxed);
             Ok::<_, Infallible>(answer)
         }
@@ -152,7 +157,7 @@ pub fn error(status: StatusCode, what: impl Into<String>) -> Answer {
 /// The path is known, the method is not.
 pub fn not_allowed(allow: &'static str) -> Answer {
     let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, format!("allowed here: {allow}"));
-    answer.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static(allow));
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
     answer
 }
 
@@ -164,6 +169,6 @@ pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 fn with_type(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Either::Left(Full::new(body.into())));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
 }

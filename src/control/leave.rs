@@ -50,6 +50,16 @@ impl Signals {
         })
     }
 
+    /// Whether one to end has come already; it is taken out then.
+    pub async fn has_end(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => true,
+            _ = self.interrupt.recv() => true,
+            () = std::future::ready(()) => false,
+        }
+    }
+
     /// The next one.
     pub async fn next(&mut self) -> Signal {
         tokio::select! {
@@ -102,7 +112,7 @@ impl Leaving {
 impl Supervisor {
     /// A signal to end: the first one drains, a second one ends at once.
     pub(super) fn leave(&mut self) {
-        if self.leaving.as_ref().is_none_or(|leaving| leaving.is_succeeded) {
+        if self.leaving.is_none() || self.is_succeeded() {
             self.drain(Span::default());
             return;
         }
@@ -142,6 +152,11 @@ impl Supervisor {
         let earlier = self.leaving.as_ref().and_then(|leaving| leaving.until).map_or(until, |set| set.min(until));
         self.leaving = Some(Leaving::until_at(earlier));
         deadline
+    }
+
+    /// Whether another process has taken over.
+    pub(super) fn is_succeeded(&self) -> bool {
+        self.leaving.as_ref().is_some_and(|leaving| leaving.is_succeeded)
     }
 
     /// Whether the way out has come to its end.

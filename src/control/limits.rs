@@ -57,6 +57,12 @@ impl Limits {
         Self { next_look: now + LOOK_INTERVAL, seen: BTreeMap::new() }
     }
 
+    /// What a predecessor has counted is no news.
+    pub fn learn(&mut self, wanted: &Wanted, journal: &Journal, now: Instant) {
+        self.look(wanted, journal, &mut Events::new(), now);
+        self.seen.values_mut().for_each(|seen| seen.grew = None);
+    }
+
     /// Tells what has been reached since the last look and was quiet before.
     pub fn look(&mut self, wanted: &Wanted, journal: &Journal, events: &mut Events, now: Instant) {
         self.next_look = now + LOOK_INTERVAL;
@@ -122,6 +128,14 @@ mod tests {
                 let event = events.last(1).remove(0);
                 assert_eq!((event.kind, event.listener.as_deref()), (EventKind::LimitReached, Some("dns")));
                 assert_eq!(event.text, "table_full: 9 datagrams dropped");
+
+                let mut successor = Limits::new(start);
+                successor.learn(scene.wanted, scene.journal, start);
+                successor.look(scene.wanted, scene.journal, &mut events, start);
+                assert_eq!(events.last(1).remove(0).seq, 3, "what was counted before is no news");
+                refused.add(1);
+                successor.look(scene.wanted, scene.journal, &mut events, start);
+                assert_eq!(events.last(1).remove(0).seq, 4);
             },
         );
     }

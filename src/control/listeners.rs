@@ -92,7 +92,7 @@ impl Listeners {
     /// # Errors
     /// The first address that cannot be had; nothing has changed then.
     pub fn bind(&mut self, config: &Config, inherited: &mut Inherited) -> Result<Bound, ListenError> {
-        let mut bound = self.claim(config)?;
+        let mut bound = self.claim(config);
         let is_there =
             |listener: &Listener, site: &Site| self.open.iter().chain(&bound.0).any(|open| open.is(listener, site));
         let missing: Vec<(&Listener, Site)> =

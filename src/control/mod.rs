@@ -68,7 +68,7 @@ use self::upgrade::{Arrival, Offer};
 use self::wanted::Wanted;
 use crate::access::Journal;
 use crate::api::{self, EventKind, State};
-use crate::config::Report;
+use crate::config::{OnDown, Report};
 use crate::engine::{Command, Note};
 use crate::health::Verdict;
 use crate::id::BackendId;
@@ -253,7 +253,8 @@ impl Supervisor {
             Request::Listener { name, change, answer } => {
                 drop(answer.send(self.change_listener(&name, change).await));
             }
-            Request::Drain(span, answer) => drop(answer.send(self.drain(span))),
+            Request::Drain(span, answer) if self.is_succeeded() => drop((span, answer.send(Err(self.is_over())))),
+            Request::Drain(span, answer) => drop(answer.send(Ok(self.drain(span)))),
             Request::Upgrade(answer) => self.upgrade(answer),
             Request::Stop => self.leaving = Some(Leaving::at_once()),
         }
@@ -358,7 +359,8 @@ impl Supervisor {
                 let Some(id) = backend.id() else { continue };
                 if let Some(delay) = change.close {
                     self.closes.insert(id, now + delay);
-                } else if !backend.told.down {
+                } else if !backend.told.down || !matches!(pool.config.on_down, Some(OnDown::CloseAfter(_))) {
+                    // It is back, or the file says otherwise by now.
                     self.closes.remove(&id);
                 }
             }

@@ -20,6 +20,9 @@ impl Supervisor {
         name: &str,
         change: &api::Change,
     ) -> Result<Vec<api::Backend>, Refusal> {
+        if self.is_succeeded() {
+            return Err(self.is_over());
+        }
         let mut names = Vec::new();
         for backend in self.wanted.named(pool, name)? {
             let operator = &mut backend.operator;
@@ -67,6 +70,15 @@ impl Supervisor {
         Ok(api::Closing { spread: humantime::format_duration(spread).to_string(), backends })
     }
 
+    /// Why nothing is changed here any more.
+    pub(super) fn is_over(&self) -> Refusal {
+        let why = match self.is_succeeded() {
+            true => "another process has taken over and serves now: ask again, it answers",
+            false => "the process is ending",
+        };
+        Refusal::Failed(why.to_owned())
+    }
+
     /// A listener takes no clients, or takes them again.
     pub(super) async fn change_listener(
         &mut self,
@@ -74,7 +86,7 @@ impl Supervisor {
         change: ListenerChange,
     ) -> Result<api::Listener, Refusal> {
         if self.leaving.is_some() {
-            return Err(Refusal::Failed("the process is ending".to_owned()));
+            return Err(self.is_over());
         }
         let at = self.wanted.listeners.iter().position(|listener| listener.config.name == name);
         let Some(at) = at else { return Err(Refusal::Unknown(format!("there is no listener \"{name}\""))) };

@@ -26,7 +26,12 @@ impl Supervisor {
     /// begin unresolved.
     pub(super) async fn reload(&mut self) -> Result<api::Reloaded, Refusal> {
         if self.leaving.is_some() {
-            return Err(Refusal::Failed("the process is ending".to_owned()));
+            return Err(self.is_over());
+        }
+        if self.offer.is_under_way() {
+            let why = "an upgrade is under way, and the new process has read the file already: reload once it serves";
+            tracing::warn!("the file was not read: {why}");
+            return Err(Refusal::Failed(why.to_owned()));
         }
         notify::reloading();
         let result = self.try_reload().await;

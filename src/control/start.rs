@@ -149,14 +149,10 @@ fn clock_of(known: &Inventory, now: Instant) -> Option<Instant> {
 }
 
 impl Supervisor {
-    fn has_listener(&self, name: &str) -> bool {
-        self.wanted.config.listeners.iter().any(|listener| listener.name == name)
-    }
-
     /// Everything is there: takes over what a predecessor has, listens, and answers.
     async fn begin(
         &mut self,
-        bound: Bound,
+        mut bound: Bound,
         doors: doors::Closed,
         desk: &Desk,
         predecessor: &mut Option<Predecessor>,
@@ -167,16 +163,20 @@ impl Supervisor {
             _ => false,
         };
         let mut collected = Collected::default();
-        let mut last_id = 0;
+        let (mut last_id, mut left) = (0, Vec::new());
         if let (Some(predecessor), Some(known)) = (predecessor.as_mut(), &inventory) {
             let prepared = Prepared { left: self.listeners.left(), admin: has_admin(known) };
-            let inlets = |inode| self.listeners.worker_of(inode, &bound);
-            let heirs = Heirs { places: Places::of(&self.wanted), inlets: &inlets };
+            let heirs = Heirs { places: Places::of(&self.wanted), inlets: self.listeners.inlets(&bound) };
             // From here on there is no way back: what fails is told, and this process serves.
             let (all, commit) = predecessor.take_over(prepared, heirs, self.engines.workers.count()).await?;
             (collected, last_id) = (all, commit.last_id);
             state::count_on(&self.wanted, commit);
+            self.limits.learn(&self.wanted, &self.journal, now());
+            left = self.listeners.left_names();
             self.listeners.forget_left();
+            if let Err(error) = self.listeners.fill(&mut bound, &self.wanted.config) {
+                tracing::error!("not every worker has a socket of its own, the others share theirs: {error}");
+            }
         }
         self.observers.set(&mut self.wanted);
         self.doors = doors.open(desk, self.wanted.config.process.status_page);
@@ -205,8 +205,7 @@ impl Supervisor {
             }
             (Ok(()), None) => self.tell_status(),
         }
-        let known = inventory.iter().flat_map(|known| &known.listening);
-        known.filter(|known| !self.has_listener(&known.listener)).for_each(|gone| store::forget(&gone.listener));
+        left.iter().for_each(|gone| store::forget(gone));
         self.listeners.store();
         self.events.tell(EventKind::Started, About::default(), concat!("evener ", env!("CARGO_PKG_VERSION")));
         self.events.look_at_pools(&self.wanted);

@@ -11,14 +11,16 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 
 use super::connection::{Connection, NEVER, Step, Told, ticks};
+use super::open::REPORT_INTERVAL;
 use super::token::{Key, Source};
 use super::turn::{Worker, enqueue};
+use crate::config::Access;
 use crate::engine::{AdoptedPair, HandOver, Held, Paused};
 use crate::handover::{BackendName, Batch, Pair};
 use crate::id::Side;
 use crate::limit::ClientKey;
 use crate::reason::CloseReason;
-use crate::stats::BackendStats;
+use crate::stats::{BackendSlot, BackendStats};
 use crate::sys::pipe::Pipe;
 use crate::sys::socket::Socket;
 use crate::tcp::half::Half;
@@ -57,7 +59,7 @@ impl Worker {
                 answer.give(());
             }
             HandOver::Adopt { last_id, pairs, mut flows } => {
-                self.opened = self.opened.max(last_id / self.workers.len() as u64 + 1);
+                self.ids.skip(last_id);
                 pairs.into_iter().for_each(|pair| self.adopt(pair));
                 // The line of flows has the longest idle one first.
                 flows.sort_by_key(|flow| flow.flow.active_us);
@@ -77,8 +79,7 @@ impl Worker {
             let setup = connection.setup.as_ref();
             setup.is_some_and(|setup| matches!(setup.step, Step::Connect(_)) && setup.proves.is_none())
         });
-        let last_id = (self.opened + 1) * self.workers.len() as u64;
-        Paused { connecting: connecting.count(), last_id }
+        Paused { connecting: connecting.count(), last_id: self.ids.most() }
     }
 
     /// The next batch; an empty one when nothing is left.
@@ -250,9 +251,8 @@ impl Worker {
                 connection.slot.stats().clients.release(ClientKey::from(client.ip()));
             }
             self.stats().active.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
-            let pool = connection.place.as_ref().map(|place| place.stats().pool.clone());
-            drop(connection);
-            pool.into_iter().for_each(|pool| self.call_next(&pool));
+            // It has its place at the backend still: nobody who waits here is called for it.
+            connection.place.take().into_iter().for_each(BackendSlot::leave);
         }
         for listening in self.listening.drain() {
             // The other process has the same socket, which would stay in the poll.
@@ -302,7 +302,10 @@ impl Worker {
             half_close_ticks: ticks(Duration::from_millis(pair.half_close_ms)),
             kill_at,
             kill_reason,
-            report_at: pair.report_us.map_or(NEVER, tick),
+            report_at: match self.options.access {
+                Access::All => pair.report_us.map_or(self.tick().after(REPORT_INTERVAL), tick),
+                Access::Close | Access::Off => NEVER,
+            },
         });
         self.stats().active.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.watch_both(key);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -46,6 +46,16 @@ pub fn inodes_listening_on(port: u16) -> BTreeSet<String> {
     let here = format!(":{port:04X}");
     let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
     rows.filter(|row| row[3] == "0A" && row[1].ends_with(&here)).map(|row| row[9].to_owned()).collect()
+}
+
+/// How many connections to a unix socket have been accepted and are open. Its name may have been a longer one when it was
+/// made.
+pub fn accepted_at(path: &Path) -> usize {
+    const CONNECTED: &str = "03";
+    let path = path.to_str().unwrap();
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[5] == CONNECTED && row.get(7).is_some_and(|at| at.starts_with(path))).count()
 }
 
 /// Raises our own limit of open files to what we may have.

@@ -1,12 +1,13 @@
 //! Listening sockets that go from one process to the next: the very same ones, so that nobody who waits in a queue of
 //! theirs is lost.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use super::site::{Site, local, sites};
 use super::{Bound, ListenError, Listeners, Open, Order, explain, is_http, options};
-use crate::config::{Bind, Config, Listener};
+use crate::config::{Bind, Config};
 use crate::control::inherited::Keeper;
 use crate::engine::Command;
 use crate::handover::{self, Listening};
@@ -57,7 +58,7 @@ impl Listeners {
     }
 
     /// Those of the predecessor that `config` has a listener for: first of all the same one, else one at the same address.
-    pub(super) fn claim(&mut self, config: &Config) -> Result<Bound, ListenError> {
+    pub(super) fn claim(&mut self, config: &Config) -> Bound {
         let mut bound = Bound::default();
         for is_same in [true, false] {
             for (listener, site) in sites(config) {
@@ -71,24 +72,29 @@ impl Listeners {
                 };
                 if let Some(at) = self.inherited.iter().position(|(_, open)| fits(open)) {
                     let (_, open) = self.inherited.swap_remove(at);
-                    let open = self.refit(open, config, listener, site.clone());
-                    bound.0.push(open.map_err(|error| explain(listener, &site, error))?);
+                    bound.0.push(Open { name: listener.name.clone(), is_http: is_http(listener), site, ..open });
                 }
             }
         }
-        Ok(bound)
+        bound
     }
 
-    /// The sockets under the name that they have here, and one more for each worker that would have none. (Not of UDP: a
-    /// client's datagrams would come to another one.)
-    fn refit(&self, open: Open, config: &Config, listener: &Listener, site: Site) -> std::io::Result<Open> {
-        let mut open = Open { name: listener.name.clone(), is_http: is_http(listener), site, ..open };
-        if let (Site::Tcp(_) | Site::Http(_), Some(local)) = (&open.site, open.local) {
+    /// One more socket for each worker that would have none beside those of a predecessor. (Not of UDP: a client's datagrams
+    /// would come to another one.) Only once nothing can go back: clients are in the queue of such a socket at once, and
+    /// would end with it.
+    ///
+    /// # Errors
+    /// The first address that refuses another one. There are the predecessor's all the same.
+    pub fn fill(&self, bound: &mut Bound, config: &Config) -> Result<(), ListenError> {
+        for open in bound.0.iter_mut().filter(|open| open.keeper == Keeper::Own) {
+            let Some(listener) = config.listeners.iter().find(|listener| listener.name == open.name) else { continue };
+            let (Site::Tcp(_) | Site::Http(_), Some(local)) = (&open.site, open.local) else { continue };
             while open.sockets.len() < self.workers {
-                open.sockets.push(socket::listen_ip(local, &options(config, listener))?);
+                let socket = socket::listen_ip(local, &options(config, listener));
+                open.sockets.push(socket.map_err(|error| explain(listener, &open.site, error))?);
             }
         }
-        Ok(open)
+        Ok(())
     }
 
     /// The places of those that nobody has claimed.
@@ -122,11 +128,16 @@ impl Listeners {
         orders
     }
 
-    /// The worker that has the UDP socket of this inode.
-    pub fn worker_of(&self, inode: u64, bound: &Bound) -> Option<usize> {
+    /// The workers that have UDP sockets, by their inodes.
+    pub fn inlets(&self, bound: &Bound) -> HashMap<u64, usize> {
         let udp = bound.0.iter().filter(|open| matches!(open.site, Site::Udp(_)));
-        let mut all = udp.flat_map(|open| open.threads(self.workers).zip(&open.sockets));
-        all.find(|(_, socket)| rights::inode(socket.as_fd()).ok() == Some(inode)).map(|(thread, _)| thread)
+        let all = udp.flat_map(|open| open.threads(self.workers).zip(&open.sockets));
+        all.filter_map(|(thread, socket)| Some((rights::inode(socket.as_fd()).ok()?, thread))).collect()
+    }
+
+    /// The names of the listeners of those that nobody has claimed.
+    pub fn left_names(&self) -> Vec<String> {
+        self.inherited.iter().map(|(_, open)| open.name.clone()).collect()
     }
 }
 

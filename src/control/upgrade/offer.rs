@@ -48,6 +48,8 @@ pub struct Offer {
     /// What to start; `None` = it cannot be started again.
     program: Option<Program>,
     is_under_way: bool,
+    /// A signal to end has come in the middle of a hand-over.
+    is_to_end: bool,
     arrivals: mpsc::Sender<Arrival>,
 }
 
@@ -72,7 +74,14 @@ impl Offer {
     pub fn new(source: &Source) -> (Self, mpsc::Receiver<Arrival>) {
         let program = matches!(source, Source::File(_)).then(Program::of_this_process).flatten();
         let (arrivals, inbox) = mpsc::channel(1);
-        (Self { program, is_under_way: false, arrivals }, inbox)
+        (Self { program, is_under_way: false, is_to_end: false, arrivals }, inbox)
+    }
+}
+
+impl Offer {
+    /// Whether a new process has been started that does not serve yet.
+    pub const fn is_under_way(&self) -> bool {
+        self.is_under_way
     }
 }
 
@@ -183,6 +192,9 @@ impl Supervisor {
         }
         // Whoever asked may have gone away.
         let _ = answer.send(outcome);
+        if std::mem::take(&mut self.offer.is_to_end) {
+            self.leave();
+        }
     }
 
     /// Hands everything over, or nothing.
@@ -213,6 +225,11 @@ impl Supervisor {
         };
         let last_id = self.settle().await?;
         let moved = self.park_all(successor).await?;
+        if self.signals.has_end().await {
+            // The other process would not hear of it.
+            self.offer.is_to_end = true;
+            return Err(Refusal::Failed("the process is to end: the upgrade was given up".to_owned()));
+        }
         let commit = Commit { last_id, counts: state::counts(&self.wanted) };
         let said = timeout(STEP_TIMEOUT, successor.channel.send(&ToSuccessor::Commit(commit), &[], &[])).await;
         self.said(successor, said).await?;

@@ -1,6 +1,6 @@
 //! The successor's side of an upgrade.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -48,11 +48,11 @@ pub struct Collected {
 }
 
 /// Where it belongs.
-pub struct Heirs<'h> {
+pub struct Heirs {
     /// Listeners and backends.
     pub places: Places,
-    /// The worker that has the UDP socket of an inode.
-    pub inlets: &'h dyn Fn(u64) -> Option<usize>,
+    /// The workers that have UDP sockets, by their inodes.
+    pub inlets: HashMap<u64, usize>,
 }
 
 impl Predecessor {
@@ -92,7 +92,7 @@ impl Predecessor {
     pub async fn take_over(
         &mut self,
         prepared: Prepared,
-        heirs: Heirs<'_>,
+        heirs: Heirs,
         workers: usize,
     ) -> Result<(Collected, Commit), Failure> {
         self.say(&FromSuccessor::Prepared(prepared)).await?;
@@ -142,13 +142,7 @@ impl Predecessor {
 
 impl Collected {
     /// Takes a batch, and answers with what does not belong here any more. `None` when it cannot be understood.
-    fn hold(
-        &mut self,
-        moved: Moved,
-        bytes: Vec<u8>,
-        mut fds: VecDeque<OwnedFd>,
-        heirs: &Heirs<'_>,
-    ) -> Option<Vec<u64>> {
+    fn hold(&mut self, moved: Moved, bytes: Vec<u8>, mut fds: VecDeque<OwnedFd>, heirs: &Heirs) -> Option<Vec<u64>> {
         let mut left = Vec::new();
         let mut bytes = VecDeque::from(bytes);
         for pair in moved.pairs {
@@ -175,7 +169,7 @@ impl Collected {
         for flow in moved.flows {
             let outlet = fds.pop_front()?;
             let place = heirs.places.find(&flow.listener, true, &flow.backend);
-            match place.zip((heirs.inlets)(flow.inlet)) {
+            match place.zip(heirs.inlets.get(&flow.inlet).copied()) {
                 Some(((listener, backend), worker)) => {
                     let (slot, place) = admit(listener, backend, Some(client_of_flow(&flow)))?;
                     let backend = backend.clone();

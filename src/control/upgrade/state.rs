@@ -88,17 +88,23 @@ pub fn learn(wanted: &mut Wanted, known: &Inventory, now: Instant) -> Vec<(Backe
 }
 
 fn learn_of_backends(wanted: &mut Wanted, known: &[Backend], now: Instant) -> Vec<(BackendId, Instant)> {
-    let known: HashMap<&BackendName, &Backend> = known.iter().map(|known| (&known.backend, known)).collect();
+    let by_place: HashMap<&BackendName, &Backend> = known.iter().map(|known| (&known.backend, known)).collect();
+    let by_name = known.iter().map(|known| ((known.backend.pool.as_str(), known.backend.name.as_str()), known));
+    let by_name: HashMap<(&str, &str), &Backend> = by_name.collect();
     let mut closes = Vec::new();
     for pool in &mut wanted.pools {
         for at in 0..pool.backends.len() {
-            let Some(known) = known.get(&name(pool, &pool.backends[at])) else { continue };
+            let name = name(pool, &pool.backends[at]);
             let backend = &mut pool.backends[at];
-            backend.operator.clone_from(&known.operator);
-            if known.file_weight != backend.file.weight {
-                // The file's is the newer word.
-                backend.operator.weight = None;
+            // What an operator said of it is said of its name, wherever that is now, as with a reload.
+            if let Some(said) = by_place.get(&name).or(by_name.get(&(name.pool.as_str(), name.name.as_str()))) {
+                backend.operator.clone_from(&said.operator);
+                if said.file_weight != backend.file.weight {
+                    // The file's is the newer word.
+                    backend.operator.weight = None;
+                }
             }
+            let Some(known) = by_place.get(&name) else { continue };
             let ejected = known.ejected_us.and_then(|us| now.checked_add(Duration::from_micros(us)));
             let seen = &mut backend.observed;
             (seen.up, seen.why, seen.ejected) = (known.up, known.why.clone(), ejected);
