@@ -19,6 +19,7 @@ const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
@@ -311,25 +312,78 @@ fn more_streams_than_allowed_are_refused() {
     wait_until(SOON, "the others are served", || backend.accepted() == 5);
 }
 
-#[test]
-fn a_window_that_is_never_opened_holds_nothing_for_long() {
-    let backend = Backend::on("127.0.0.1:0", "source", |stream, shared| {
-        harness::http::Peer::on(stream.try_clone()?).request()?;
-        (&*stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n")?;
-        shared.send_pattern(stream, 1 << 30)
-    });
-    let evener = start("", &backend);
-    let before = memory_of(evener.pid());
-    // SETTINGS_INITIAL_WINDOW_SIZE is 0: no response may have a byte.
-    let mut client = Client::of(evener.port("web"), &[(4, 0)]);
-    for _ in 0..20 {
-        client.get(&[]);
+/// What one connection may cost: what is held of all its responses, and for each of 100 streams what the connection to its
+/// backend has read.
+const HELD_BYTES_MAX: u64 = MIB + 100 * 64 * 1024;
+/// As large as they can be (RFC 9113, 6.9.1), and how a client begins with them (6.5.2).
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+const INITIAL_WINDOW: u16 = 4;
+
+/// Responses without end to so many requests, then short ones.
+fn endless(count: u64) -> Backend {
+    Backend::on("127.0.0.1:0", "source", move |stream, shared| {
+        while let Some(request) = harness::http::Peer::on(stream.try_clone()?).request()? {
+            shared.keep(&request);
+            if shared.kept() > count {
+                (&*stream).write_all(reply("200 OK", "short").as_bytes())?;
+                continue;
+            }
+            (&*stream).write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1073741824\r\n\r\n")?;
+            shared.send_pattern(stream, 1 << 30)?;
+        }
+        Ok(())
+    })
+}
+
+impl Client {
+    /// One that lets all responses have as many bytes as they like.
+    fn generous(port: u16) -> Self {
+        let mut client = Self::of(port, &[(INITIAL_WINDOW, WINDOW_MAX)]);
+        client.send(&Frame::new(WINDOW_UPDATE, 0, 0, &(WINDOW_MAX - 65_535).to_be_bytes()));
+        client
     }
-    wait_until(SOON, "the backend has answered", || backend.sent() > 0);
-    wait_until_steady(SOON, Duration::from_millis(200), "the backend is held back", || backend.sent());
-    assert!(memory_of(evener.pid()).saturating_sub(before) < 16 * MIB);
-    assert!(client.ends());
-    wait_until(SOON, "the backend's connections are ended", || backend.open() == 0);
+}
+
+#[test]
+fn a_client_that_takes_nothing_holds_a_bounded_amount_and_not_for_long() {
+    let backend = endless(u64::MAX);
+    // No response may have a byte; or all may have as many as they like, and nobody reads them.
+    for is_generous in [false, true] {
+        let evener = start("", &backend);
+        let before = memory_of(evener.pid());
+        let accepted = backend.accepted();
+        let mut client = match is_generous {
+            true => Client::generous(evener.port("web")),
+            false => Client::of(evener.port("web"), &[(INITIAL_WINDOW, 0)]),
+        };
+        for _ in 0..100 {
+            client.get(&[]);
+        }
+        wait_until(SOON, "the backend has answered", || backend.accepted() == accepted + 100 && backend.sent() > 0);
+        wait_until_steady(SOON, Duration::from_millis(200), "the backend is held back", || backend.sent());
+        let held = memory_of(evener.pid()).saturating_sub(before);
+        assert!(held < HELD_BYTES_MAX, "{held} bytes, generous {is_generous}");
+        assert!(client.ends());
+        wait_until(SOON, "the backend's connections are ended", || backend.open() == 0);
+    }
+}
+
+#[test]
+fn responses_that_a_client_gives_up_leave_room_for_others() {
+    let backend = endless(20);
+    let evener = start("", &backend);
+    let mut client = Client::generous(evener.port("web"));
+    let given_up: Vec<u32> = (0..20).map(|_| client.get(&[])).collect();
+    wait_until(SOON, "all are answered", || backend.accepted() == 20 && backend.sent() > 0);
+    wait_until_steady(SOON, Duration::from_millis(100), "the backend is held back", || backend.sent());
+    for stream in given_up {
+        client.send(&Frame::new(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
+    }
+    for _ in 0..3 {
+        let stream = client.get(&[]);
+        assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
+        assert_eq!(client.until(|frame| frame.stream == stream && frame.kind == DATA).unwrap().payload, b"short");
+    }
 }
 
 #[test]

@@ -128,7 +128,7 @@ pub struct Stream {
     /// The connection that it comes by, where it has to be driven and can be used again.
     pub carrier: Option<Carrier>,
     /// It may not stand still for too long.
-    pub _under_way: UnderWay,
+    pub under_way: UnderWay,
     /// It broke: told once the client has had what came before.
     pub broken: Option<hyper::Error>,
 }
@@ -235,7 +235,13 @@ impl Body for ResponseBody {
         let frame = match &mut this.content {
             Content::Whole(bytes) if bytes.is_empty() => None,
             Content::Whole(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
-            Content::Stream(stream) => ready!(stream.poll(cx)),
+            Content::Stream(stream) if !stream.under_way.meter().has_room(cx) => return Poll::Pending,
+            Content::Stream(stream) => {
+                let frame = ready!(stream.poll(cx));
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                stream.under_way.meter().hold(data.map_or(0, Bytes::len));
+                frame
+            }
         };
         this.note(&frame);
         this.settle(is_last(&frame));

@@ -98,6 +98,11 @@ impl UnderWay {
         client.bodies.set(client.bodies.get() + 1);
         Self(client.clone())
     }
+
+    /// That of its client's connection.
+    pub fn meter(&self) -> &Meter {
+        &self.0.meter
+    }
 }
 
 impl Drop for UnderWay {
@@ -414,6 +419,7 @@ async fn doze(client: &Client, leash: &Leash, io: &Io) -> Result<(), CloseReason
 }
 
 async fn http2(client: Rc<Client>, leash: &Leash, io: Io) -> CloseReason {
+    client.meter.is_shared.set(true);
     let limits = client.limits();
     let mut builder = http2::Builder::new(Local);
     builder
@@ -432,7 +438,7 @@ async fn http2(client: Rc<Client>, leash: &Leash, io: Io) -> CloseReason {
             match connection.as_mut().poll(cx) {
                 Poll::Ready(Ok(())) => return Poll::Ready(leash.agreed()),
                 Poll::Ready(Err(error)) => return Poll::Ready(client.broken(&error)),
-                Poll::Pending => {}
+                Poll::Pending => client.meter.settle(),
             }
             if client.resets.get().0 > limits.resets.get() {
                 return Poll::Ready(CloseReason::Limited);

@@ -326,7 +326,7 @@ impl Arrival<'_> {
             }
             Link::Http2(_) => None,
         };
-        let stream = Stream { incoming, carrier, _under_way: UnderWay::new(client), broken: None };
+        let stream = Stream { incoming, carrier, under_way: UnderWay::new(client), broken: None };
         Ok(Response::from_parts(parts, ResponseBody::stream(stream)))
     }
 }

@@ -1,10 +1,10 @@
 //! A connection's bytes: plain or TLS, with what was read ahead of it, and a meter.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,6 +14,9 @@ use super::links::Handle;
 
 /// So much is written as one piece.
 const SMALL_WRITE_BYTES: usize = 1024;
+
+/// What is held of all responses on a connection with HTTP/2 that its client does not take. Beyond it no backend is read.
+const HELD_BYTES_MAX: usize = 256 * 1024;
 
 /// What has passed through a connection.
 #[derive(Debug, Default)]
@@ -26,6 +29,54 @@ pub struct Meter {
     pub blocked: Cell<bool>,
     /// The other side has sent its last byte.
     pub ended: Cell<bool>,
+    /// Several responses share it: each has a buffer of its own, which together would be too much.
+    pub is_shared: Cell<bool>,
+    /// Bytes of such responses that are still to be written.
+    held: Cell<usize>,
+    /// Who waits until there are fewer.
+    waiting: RefCell<Vec<Waker>>,
+}
+
+impl Meter {
+    /// Whether there is room for another piece of a response; if not, whoever asks is woken when there is.
+    pub fn has_room(&self, cx: &Context<'_>) -> bool {
+        if !self.is_shared.get() || self.held.get() < HELD_BYTES_MAX {
+            return true;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|known| known.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        false
+    }
+
+    /// A piece of a response is to be written.
+    pub fn hold(&self, bytes: usize) {
+        if self.is_shared.get() {
+            self.held.set(self.held.get() + bytes);
+        }
+    }
+
+    /// All that could be written was. Then nothing is held, whatever the count says: what a client gives up goes without being
+    /// written.
+    pub fn settle(&self) {
+        if !self.blocked.get() {
+            self.release(usize::MAX);
+        }
+    }
+
+    fn note_written(&self, bytes: usize) {
+        self.written.set(self.written.get() + bytes as u64);
+        // Frames and headers are among it, so that a little more is held than is counted.
+        self.release(bytes);
+    }
+
+    fn release(&self, bytes: usize) {
+        let held = self.held.get().saturating_sub(bytes);
+        if self.held.replace(held) >= HELD_BYTES_MAX && held < HELD_BYTES_MAX {
+            self.waiting.take().into_iter().for_each(Waker::wake);
+        }
+    }
 }
 
 /// A socket.
@@ -161,7 +212,7 @@ impl Io {
         let meter = &self.meter;
         meter.blocked.set(outcome.is_pending());
         if let Poll::Ready(Ok(count)) = outcome {
-            meter.written.set(meter.written.get() + *count as u64);
+            meter.note_written(*count);
         }
     }
 }

@@ -53,6 +53,11 @@ impl Shared {
         self.requests.lock().unwrap().push(request.clone());
     }
 
+    /// How many were kept.
+    pub fn kept(&self) -> u64 {
+        self.requests.lock().unwrap().len() as u64
+    }
+
     /// Sends so many bytes of the pattern, counted by [`Backend::sent`].
     pub fn send_pattern(&self, stream: &TcpStream, bytes: u64) -> io::Result<()> {
         Pattern::default().send(&mut Counted(stream, &self.sent), bytes)
