@@ -477,6 +477,18 @@ fn a_connection_of_age_says_goaway_and_lets_streams_finish() {
 }
 
 #[test]
+fn an_idle_connection_says_goaway_before_it_ends() {
+    let backend = Backend::webs("b");
+    let evener = start("limits = { idle_timeout = \"1s\" }", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    let stream = client.get(&[]);
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
+    assert_eq!(client.until(|frame| frame.kind == GOAWAY).unwrap().code(), 0);
+    assert!(client.ends());
+    evener.stop();
+}
+
+#[test]
 fn a_backend_of_http_2_is_given_many_requests_by_one_connection() {
     let deep = Backend::webs("deep");
     let inner = start("", &deep);

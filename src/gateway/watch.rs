@@ -166,6 +166,11 @@ impl<'c> Watch<'c> {
         self.header_since = None;
         let idle = now - client.idle_since.get();
         if idle >= limits.idle_timeout {
+            // With HTTP/2 the client is told first, so that no request of it crosses the end (RFC 9113, 6.8).
+            if client.meter.is_shared.get() && self.leash.told.get().is_none() {
+                self.leash.told.set(Some(CloseReason::ClientIdle));
+                return Err(Due::Shutdown);
+            }
             return Err(Due::End(CloseReason::ClientIdle));
         }
         if idle >= REST_AFTER {
