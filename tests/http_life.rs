@@ -282,5 +282,5 @@ fn connections_beyond_max_connections_are_reset_and_the_pool_has_its_own_limit()
     server.send(reply("200 OK", "2"));
     assert_eq!(clients[1].response().text(), "2");
     assert_eq!(backend.accepted(), 1);
-    assert!(evener.endings("max_connections") > 0);
+    evener.wait_for_endings(1, "max_connections");
 }

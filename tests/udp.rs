@@ -462,7 +462,7 @@ fn without_a_descriptor_left_the_longest_idle_flow_gives_its_own_up() {
             assert_eq!(who_answers_in_the_end(client), "a");
         }
     }
-    assert!(evener.endings("shed") > 50);
+    wait_until(SOON, "that is in the log", || evener.endings("shed") > 50);
     assert_eq!(evener.status()["listeners"][0]["state"], "listening");
 }
 

@@ -102,7 +102,9 @@ impl Supervisor {
     async fn drain_listener(&mut self, at: usize, span: Span) {
         let listener = &mut self.wanted.listeners[at];
         let drain = span.over(listener.config.drain.unwrap_or(self.wanted.config.process.drain));
-        listener.drain = Some(now() + drain.deadline);
+        // A second word does not give more time than the first one has given.
+        let until = now() + drain.deadline;
+        listener.drain = Some(listener.drain.map_or(until, |set| set.min(until)));
         let (name, id, active) = (&listener.config.name, listener.stats.id, listener.stats.active());
         let deadline = humantime::format_duration(drain.deadline);
         tracing::info!(listener = name, active, %deadline, "an operator drains a listener: it takes no clients");

@@ -72,7 +72,7 @@ impl Worker {
         self.bury(at);
         let flow = match step {
             Ok(Step::Forward(flow)) => flow,
-            Ok(Step::Connect(flow)) if self.connect_flow(at, flow) => flow,
+            Ok(Step::Connect(flow)) if self.connect_flow(at, flow, received.datagrams()) => flow,
             Ok(Step::Connect(_)) | Err(_) => return,
         };
         let Some(outlet) = self.udp.inlets[at].table.flow(flow).socket else { return };
@@ -85,9 +85,16 @@ impl Worker {
         let received = *self.udp.inbox.received(slot);
         let inlet = &mut self.udp.inlets[at];
         inlet.overflow.note(received.overflow, &inlet.table.listener().stats, self.index);
-        // Of what was sent to many each worker has a copy.
-        let is_ours = !received.is_to_many || self.index == 0;
+        // Of what was sent to many each socket has a copy.
+        let is_ours = !received.is_to_many || self.takes_many(at);
         is_ours.then_some((received, Peer { client: received.source, local: received.local }))
+    }
+
+    /// Whether an inlet is the first one of its address, of all workers.
+    fn takes_many(&self, at: usize) -> bool {
+        let bound = self.udp.inlets[at].bound;
+        let first = self.udp.inlets.iter().find(|(_, inlet)| inlet.bound == bound);
+        self.index == 0 && first.is_some_and(|(first, _)| first == at)
     }
 
     /// Gives each datagram to a backend by itself.
@@ -209,7 +216,7 @@ impl Worker {
             return Some(outlet);
         }
         self.bury(at);
-        if self.connect_flow(at, flow) { self.udp.inlets[at].table.flow(flow).socket } else { None }
+        if self.connect_flow(at, flow, 1) { self.udp.inlets[at].table.flow(flow).socket } else { None }
     }
 
     /// Sends the datagrams of a train one by one: what of them is lost, and why.

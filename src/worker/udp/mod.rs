@@ -111,10 +111,11 @@ impl Worker {
         if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
             return tracing::error!(%error, "a UDP socket could not be watched; this worker takes nothing from it");
         }
+        let bound = socket.local_address();
         // What it has cost before is counted already.
         let overflow = Overflow(socket.lost().unwrap_or(0));
         self.udp.inlets.insert(Inlet {
-            bound: socket.local_address(),
+            bound,
             socket,
             bind,
             table: Table::new(listener, options, self.ids.clone(), self.rng.u64(..)),

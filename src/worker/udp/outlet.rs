@@ -125,8 +125,8 @@ impl Outlet {
 
 impl Worker {
     /// Gives a flow an outlet towards its backend, or towards the next one. False when there is none: then the flow has
-    /// ended.
-    pub fn connect_flow(&mut self, at: usize, flow: usize) -> bool {
+    /// ended, and so many datagrams are lost with it.
+    pub fn connect_flow(&mut self, at: usize, flow: usize, datagrams: u32) -> bool {
         let mut tried = Vec::new();
         let mut sheds = 0;
         loop {
@@ -155,7 +155,7 @@ impl Worker {
                 _ => table.failed(flow, failure, &mut tried, self.now),
             };
             if !goes_on {
-                self.drop_datagrams(at, drop_reason(failure), 1);
+                self.drop_datagrams(at, drop_reason(failure), datagrams);
             }
             self.bury(at);
             if !goes_on {
