@@ -89,10 +89,11 @@ fn each_client_hears_its_own_replies() {
     let servers = [echo("a"), echo("b")];
     let evener = Evener::start(&config(LOOPBACK, "", "", "", &[&servers[0], &servers[1]]));
     let address = evener.address("dns");
+    // All are there until the end: another client may not have the port of one that is gone.
+    let clients: Vec<Vec<UdpSocket>> = (0..4).map(|_| (0..100).map(|_| udp_client(address)).collect()).collect();
     std::thread::scope(|scope| {
-        for thread in 0..4 {
+        for (thread, clients) in clients.iter().enumerate() {
             scope.spawn(move || {
-                let clients: Vec<UdpSocket> = (0..100).map(|_| udp_client(address)).collect();
                 for round in 0..5 {
                     for (number, client) in clients.iter().enumerate() {
                         client.send(format!("{thread} {number} {round}").as_bytes()).unwrap();
