@@ -1,5 +1,5 @@
 //! Any bytes as a request's URI and host: a canonical path stays as it is, and nothing that is refused is left in it.
-//! `cargo +nightly fuzz run canonical`
+//! `scripts/fuzz 60 canonical`
 
 #![no_main]
 

@@ -1,5 +1,5 @@
 //! Any bytes as a configuration file: it is read or refused, and what was read prints to a file that reads the same.
-//! `cargo +nightly fuzz run config fuzz/corpus/config tests/conf/valid tests/conf/invalid`
+//! `scripts/fuzz 60 config`
 
 #![no_main]
 

@@ -1,5 +1,5 @@
 //! Any header with credentials against a route that takes all kinds: nobody gets in but with the
-//! one key there is. `cargo +nightly fuzz run credentials`
+//! one key there is. `scripts/fuzz 60 credentials`
 
 #![no_main]
 

@@ -1,5 +1,5 @@
 //! Any bytes as a TLS ClientHello, whole and in two parts: a verdict stays, and what is still needed is never more than
-//! it takes. `cargo +nightly fuzz run hello`
+//! it takes. `scripts/fuzz 60 hello`
 
 #![no_main]
 

@@ -1,5 +1,5 @@
 //! Any bytes as a file of backends: it is read whole or refused with a reason, and never holds two of one name.
-//! `cargo +nightly fuzz run list`
+//! `scripts/fuzz 60 list`
 
 #![no_main]
 
@@ -14,10 +14,12 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(backends) => {
             let names: HashSet<&str> = backends.iter().map(|backend| backend.name.as_str()).collect();
             assert_eq!(names.len(), backends.len());
+            // What a line cannot say: of names also a path, by which a unix socket without a name is called.
             let plain = |text: &str| !text.contains(|c: char| c.is_whitespace() || c == '#');
+            let may_be_given = |name: &str| plain(name) && !name.contains('/');
             let lines: String = backends
                 .iter()
-                .filter(|backend| plain(&backend.name) && plain(&backend.address.to_string()))
+                .filter(|backend| may_be_given(&backend.name) && plain(&backend.address.to_string()))
                 .map(|b| format!("{} name={} weight={} tier={}\n", b.address, b.name, b.weight, b.tier))
                 .collect();
             assert!(parse_list(Path::new("again"), lines.as_bytes()).is_ok(), "{lines}");

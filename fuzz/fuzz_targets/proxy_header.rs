@@ -1,5 +1,5 @@
 //! Any bytes as a PROXY header: whatever is read is the same when it comes in two parts, and never claims more bytes
-//! than there are. `cargo +nightly fuzz run proxy_header`
+//! than there are. `scripts/fuzz 60 proxy_header`
 
 #![no_main]
 

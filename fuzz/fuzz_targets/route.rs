@@ -1,5 +1,5 @@
 //! Any request against a table with one route of each kind: the first of the order is found, and the path that leaves is
-//! canonical. `cargo +nightly fuzz run route`
+//! canonical. `scripts/fuzz 60 route`
 
 #![no_main]
 
