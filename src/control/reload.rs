@@ -31,6 +31,9 @@ impl Supervisor {
         if self.offer.is_under_way() {
             let why = "an upgrade is under way, and the new process has read the file already: reload once it serves";
             tracing::warn!("the file was not read: {why}");
+            // Who has sent a signal waits for both words.
+            notify::reloading();
+            notify::ready(&self.status);
             return Err(Refusal::Failed(why.to_owned()));
         }
         notify::reloading();
