@@ -374,9 +374,7 @@ fn listeners_on_unix_sockets_and_for_datagrams_outlive_a_crash_too() {
     waiting.read_exact(&mut name).unwrap();
     assert_eq!(&name, b"a");
     assert!(hear(&client).unwrap().starts_with(b"d"));
-    evener.signal("TERM");
-    evener.signal("TERM");
-    assert!(evener.wait(SOON).success());
+    assert!(evener.end_at_once().success());
     assert!(!path.exists(), "its file is ours");
     manager.wait_for(&[]);
 }

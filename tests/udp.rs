@@ -161,8 +161,7 @@ fn a_flow_whose_backend_dies_is_given_another_with_its_next_datagram() {
     }
     assert_eq!(flows(&evener), 20, "they are the same flows");
     assert_eq!((evener.active("dns", "a"), evener.active("dns", "b")), (0, 20));
-    (0..2).for_each(|_| evener.signal("TERM"));
-    evener.wait(SOON);
+    evener.end_at_once();
     let opened = evener.events().iter().filter(|event| event["event"] == "open").count();
     assert_eq!((opened, evener.endings("killed")), (20, 20), "each was told once");
 }
