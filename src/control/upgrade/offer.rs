@@ -76,9 +76,7 @@ impl Offer {
         let (arrivals, inbox) = mpsc::channel(1);
         (Self { program, is_under_way: false, is_to_end: false, arrivals }, inbox)
     }
-}
 
-impl Offer {
     /// Whether a new process has been started that does not serve yet.
     pub const fn is_under_way(&self) -> bool {
         self.is_under_way

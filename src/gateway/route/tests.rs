@@ -1,8 +1,9 @@
-//! The order of routes, each condition, what leaves, and the table against one who walks the whole list.
+//! The order of routes, each condition, and what leaves.
+
+mod naive;
 
 use http::{Request, StatusCode};
 use ipnet::IpNet;
-use proptest::prelude::*;
 
 use super::*;
 use crate::config::http::{Action, Auth, Edits, PathPattern, Pattern, Policies, Timeouts};
@@ -344,137 +345,5 @@ fn an_open_route_that_takes_requests_of_a_protected_one_is_named() {
         let table = table(routes);
         let names: Vec<_> = table.routes().map(|route| &route.name).collect();
         assert_eq!(!table.exposed().is_empty(), is_exposed, "{names:?}");
-    }
-}
-
-// --- Against one who walks the whole list ----------------------------------------------------------------------------
-
-/// An expression for the paths that fit a pattern.
-fn expression(pattern: &PathPattern) -> regex::Regex {
-    let expression = match pattern {
-        PathPattern::Any => String::new(),
-        PathPattern::Regex(regex) => return regex.0.clone(),
-        PathPattern::Prefix(prefix) => format!("^{}(/.*)?$", regex::escape(prefix)),
-        PathPattern::Template(template) => {
-            let segments = template.split('/').map(|segment| match segment {
-                _ if segment.starts_with("{*") => ".+".to_owned(),
-                _ if segment.starts_with('{') => "[^/]+".to_owned(),
-                _ => regex::escape(segment),
-            });
-            format!("^{}$", segments.collect::<Vec<_>>().join("/"))
-        }
-    };
-    regex::Regex::new(&expression).unwrap()
-}
-
-/// The place in the file of the route that wins.
-fn naive(routes: &[Route], paths: &[regex::Regex], method: &Method, host: &str, path: &str) -> Option<usize> {
-    let candidates = routes.iter().enumerate().flat_map(|(at, route)| {
-        let hosts: Vec<Option<&HostPattern>> =
-            if route.matches.hosts.is_empty() { vec![None] } else { route.matches.hosts.iter().map(Some).collect() };
-        hosts.into_iter().map(move |host| (at, route, host))
-    });
-    let fitting = candidates.filter(|(at, route, pattern)| {
-        let is_host = match pattern {
-            None => true,
-            Some(HostPattern::Exact(name)) => name == host,
-            Some(HostPattern::Wildcard(suffix)) => {
-                let left = host.strip_suffix(suffix.as_str()).and_then(|left| left.strip_suffix('.'));
-                left.is_some_and(|left| !left.is_empty() && !left.contains('.'))
-            }
-        };
-        is_host
-            && (route.matches.methods.is_empty() || route.matches.methods.contains(method))
-            && paths[*at].is_match(path)
-    });
-    let best = fitting.min_by_key(|(at, route, host)| {
-        let host = host.map_or(2, |host| usize::from(matches!(host, HostPattern::Wildcard(_))));
-        let count = |text: &str| text.split('/').skip(1).filter(|segment| !segment.starts_with('{')).count();
-        let (class, literals) = match &route.matches.path {
-            PathPattern::Template(text) if !text.contains('{') => (0, count(text)),
-            PathPattern::Template(text) if !text.contains("{*") => (1, count(text)),
-            PathPattern::Prefix(text) if text.is_empty() => (4, 0),
-            PathPattern::Template(text) | PathPattern::Prefix(text) => (2, count(text)),
-            PathPattern::Regex(_) => (3, 0),
-            PathPattern::Any => (4, 0),
-        };
-        (Reverse(route.priority), host, class, Reverse(literals), Reverse(route.matches.methods.len().min(1)), *at)
-    });
-    best.map(|(at, ..)| at)
-}
-
-fn any_route() -> impl Strategy<Value = Route> {
-    let hosts = prop::sample::select(vec!["", "", "a.x", "b.x", "*.x", "a.x,*.y", "x", "*.a.x"]);
-    let segment = || prop::sample::select(vec!["a", "b", "", "{v}", "{w}"]);
-    let path = prop_oneof![
-        prop::collection::vec(segment(), 1..4).prop_map(|segments| format!("/{}", segments.join("/"))),
-        prop::collection::vec(prop::sample::select(vec!["a", "b"]), 0..3).prop_map(|segments| segments
-            .iter()
-            .map(|segment| format!("/{segment}"))
-            .collect::<String>()
-            + "/*"),
-        prop::sample::select(vec!["*", "~/a.*", "~.*b", "/{*r}", "/a/{*r}", "/{v}/b/{*r}"]).prop_map(str::to_owned),
-    ];
-    (hosts, path, 0..10_i32, any::<bool>()).prop_map(|(hosts, path, priority, is_get)| {
-        with(&format!("{hosts} {path}"), |route| {
-            route.priority = (priority / 9) * 2 - 1;
-            if is_get {
-                route.matches.methods = vec![Method::GET];
-            }
-        })
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
-    #[test]
-    fn the_table_finds_what_a_walk_over_the_sorted_list_finds(
-        routes in prop::collection::vec(any_route(), 0..40),
-        requests in prop::collection::vec((
-            prop::sample::select(vec!["a.x", "b.x", "x", "c.y", "y", "c.a.x", "z"]),
-            prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 0..4),
-            any::<bool>(), any::<bool>(),
-        ), 1..20),
-    ) {
-        let known = table(routes.clone());
-        let paths: Vec<_> = routes.iter().map(|route| expression(&route.matches.path)).collect();
-        for (host, segments, is_folder, is_get) in requests {
-            let path = format!("/{}{}", segments.join("/"), if is_folder && !segments.is_empty() { "/" } else { "" });
-            let method = if is_get { Method::GET } else { Method::PUT };
-            let request = request(&format!("{method} http://{host}{path}"), &[]);
-            let found = known.find(&asked(&request)).map(|found| found.index);
-            prop_assert_eq!(found, naive(&routes, &paths, &method, host, &path), "{} {}{}", method, host, path);
-        }
-    }
-
-    #[test]
-    fn no_request_takes_a_route_that_nothing_is_said_to_reach(
-        routes in prop::collection::vec(any_route(), 2..6),
-        path in prop::collection::vec(prop::sample::select(vec!["a", "b", "c", ""]), 1..4),
-        host in prop::sample::select(vec!["a.x", "b.x", "x", "c.y"]),
-    ) {
-        let table = table(routes);
-        let request = request(&format!("GET http://{host}/{}", path.join("/")), &[]);
-        if let Some(found) = table.find(&asked(&request)) {
-            prop_assert!(table.shadowed().iter().all(|(route, _)| !Arc::ptr_eq(route, found.route())));
-        }
-    }
-
-    #[test]
-    fn whatever_is_rewritten_is_canonical(
-        template in prop::collection::vec(prop::sample::select(vec!["/", "{a}", "{rest}", "{all}", ".", "x", "%2"]), 1..6),
-        path in "(/[a-z.%0-9;]{1,4}){1,4}/?",
-        name in prop::sample::select(vec![" /{a}/{*all}", " /{a}", " *", " /x/*"]),
-    ) {
-        let mut request = Request::builder().uri("/").header("host", "h").body(()).unwrap().into_parts().0;
-        let Ok(uri) = path.parse() else { return Ok(()) };
-        request.uri = uri;
-        let Ok(canonical) = canonical(&request, false, &[]) else { return Ok(()) };
-        let table = table(vec![with(name, |route| route.rewrite_path = Some(template.concat()))]);
-        let request = (request, canonical);
-        if let Some(Ok(path)) = table.find(&asked(&request)).map(|found| found.forwarded(&request.1)) {
-            prop_assert_eq!(canonical_path(path.path()), Ok(None));
-        }
     }
 }
