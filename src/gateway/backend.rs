@@ -1,25 +1,22 @@
 //! Connections to backends, kept for the next request.
 //!
-//! A connection with HTTP/1.1 belongs to one request at a time and is driven by it: no task of its own, no message from
-//! one to the other. While it is idle nobody drives it; before it is used again it is looked at, so that one that the
-//! backend has closed is found without a request being lost. One with HTTP/2 carries many requests and has a task.
+//! One with HTTP/1.1 (`http1::link`) belongs to one request at a time and is driven by it. One with HTTP/2 carries many
+//! requests and has a task.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::body::RequestBody;
+use super::body::{Cut, RequestBody};
+use super::http1;
 use super::io::{Io, Raw};
 use super::links::{Handle, Links};
 use super::thread::Local;
@@ -30,8 +27,8 @@ use crate::reason::{CloseReason, ConnectFailure};
 use crate::snapshot::{Backend, Pool};
 use crate::sys::socket::Socket;
 
-/// Bytes of a response's header, and of what is read of its body at once.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a response's header.
+const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// Windows of HTTP/2 towards a backend: what it may send of one response, and of all on a connection, before it is taken.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -39,16 +36,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// A connection that carries one request.
 pub enum Link {
     /// HTTP/1.1, driven by whoever has it.
-    Http1(Box<Http1>),
+    Http1(Box<http1::Link>),
     /// A place on one with HTTP/2.
     Http2(Http2),
-}
-
-/// A connection with HTTP/1.1.
-pub struct Http1 {
-    sender: http1::SendRequest<RequestBody>,
-    driver: http1::Connection<TokioIo<Io>, RequestBody>,
-    handle: Rc<Handle>,
 }
 
 /// A connection with HTTP/2, which many requests share.
@@ -61,18 +51,18 @@ pub struct Http2 {
 /// Idle connections of one thread, by backend.
 #[derive(Default)]
 pub struct Idle {
-    http1: BTreeMap<BackendId, Vec<(Box<Http1>, Instant)>>,
+    http1: BTreeMap<BackendId, Vec<(Box<http1::Link>, Instant)>>,
     http2: BTreeMap<BackendId, Http2>,
 }
 
 /// What became of a request that was given to a connection.
 pub enum Sent {
-    /// Its response.
-    Response(Response<Incoming>),
+    /// Its response; `None` = its body comes by the connection.
+    Response(Response<Option<Incoming>>),
     /// Nothing of it was sent: here it is again.
     Unsent(Request<RequestBody>),
     /// The connection broke when something may have been sent.
-    Broken(hyper::Error),
+    Broken(Cut),
 }
 
 impl Idle {
@@ -97,9 +87,8 @@ impl Idle {
     }
 
     /// Keeps a connection whose response is over, if it can be used again.
-    pub fn put(&mut self, backend: BackendId, mut link: Box<Http1>, speech: Speech, now: Instant) {
-        // It is ready as soon as all is read, or needs one more look to get there.
-        if !link.sender.is_ready() && (!link.is_open() || !link.sender.is_ready()) {
+    pub fn put(&mut self, backend: BackendId, mut link: Box<http1::Link>, speech: Speech, now: Instant) {
+        if !link.rest() {
             return;
         }
         let idle = self.http1.entry(backend).or_default();
@@ -129,31 +118,11 @@ impl Idle {
     }
 }
 
-impl Http1 {
-    /// Drives it as far as it goes without waiting. It is idle afterwards: nobody is woken for it.
-    fn is_open(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop())).is_pending()
-    }
-
-    /// Moves what can be moved.
-    pub fn drive(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.driver.poll_without_shutdown(cx)
-    }
-
-    /// The connection itself, with what was read ahead: after the backend has switched to another protocol.
-    pub fn into_io(self) -> Io {
-        let parts = self.driver.into_parts();
-        let mut io = parts.io.into_inner();
-        io.unread(parts.read_buf);
-        io
-    }
-}
-
 impl Link {
     /// Why it was ended here, if it was.
     pub fn ended(&self) -> Option<CloseReason> {
         match self {
-            Self::Http1(link) => link.handle.ended(),
+            Self::Http1(link) => link.ended(),
             Self::Http2(link) => link.handle.ended(),
         }
     }
@@ -161,16 +130,7 @@ impl Link {
     /// Sends a request and waits for the head of its response.
     pub async fn send(&mut self, request: Request<RequestBody>) -> Sent {
         match self {
-            Self::Http1(link) => {
-                let mut response = pin!(link.sender.try_send_request(request));
-                let driver = &mut link.driver;
-                let outcome = std::future::poll_fn(|cx| {
-                    // An end of the connection is told by the response, too.
-                    let _ = driver.poll_without_shutdown(cx);
-                    response.as_mut().poll(cx)
-                });
-                outcome.await.into()
-            }
+            Self::Http1(link) => link.send(request).await,
             Self::Http2(link) => match link.sender.ready().await {
                 Ok(()) => link.sender.try_send_request(request).await.into(),
                 Err(_) => Sent::Unsent(request),
@@ -182,10 +142,10 @@ impl Link {
 impl From<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> for Sent {
     fn from(outcome: Result<Response<Incoming>, TrySendError<Request<RequestBody>>>) -> Self {
         match outcome {
-            Ok(response) => Self::Response(response),
+            Ok(response) => Self::Response(response.map(Some)),
             Err(mut error) => match error.take_message() {
                 Some(request) => Self::Unsent(request),
-                None => Self::Broken(error.into_error()),
+                None => Self::Broken(error.into_error().into()),
             },
         }
     }
@@ -234,20 +194,17 @@ async fn open(pool: &Pool, endpoint: &Endpoint) -> io::Result<Raw> {
 
 async fn speak(pool: &Pool, mut io: Io, handle: Rc<Handle>) -> Result<Link, ConnectFailure> {
     io.handle = Some(handle.clone());
-    let io = TokioIo::new(io);
     if pool.config.http.speech.version == Version::Http2 {
         let handshake = http2::Builder::new(Local)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_header_list_size(BUFFER_BYTES_MAX as u32)
+            .max_header_list_size(HEADER_BYTES_MAX)
             .timer(hyper_util::rt::TokioTimer::new())
-            .handshake(io);
+            .handshake(TokioIo::new(io));
         let (sender, connection) = handshake.await.map_err(|_| ConnectFailure::Other)?;
         // Its end is told by the requests on it.
         tokio::task::spawn_local(async move { drop(connection.await) });
         return Ok(Link::Http2(Http2 { sender, handle }));
     }
-    let handshake = http1::Builder::new().max_buf_size(BUFFER_BYTES_MAX).handshake(io);
-    let (sender, driver) = handshake.await.map_err(|_| ConnectFailure::Other)?;
-    Ok(Link::Http1(Box::new(Http1 { sender, driver, handle })))
+    Ok(Link::Http1(Box::new(http1::Link::new(io, handle))))
 }

@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use super::backend::Http1;
 use super::client::UnderWay;
 use super::forwarded;
+use super::http1::head::Bad;
+use super::http1::{self, Upload};
 use super::record::Record;
 use super::sites::SiteTable;
 use super::thread::Thread;
@@ -25,9 +25,60 @@ pub enum Cut {
     /// It is longer than the route takes.
     #[error("the request's body is larger than allowed")]
     TooLarge,
+    /// It is not framed as it should be.
+    #[error(transparent)]
+    Bad(#[from] Bad),
     /// Its connection broke.
     #[error(transparent)]
-    Broken(#[from] hyper::Error),
+    Lost(#[from] std::io::Error),
+    /// Its connection or stream with HTTP/2 broke.
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+}
+
+impl Cut {
+    /// The other side has ended before it was through.
+    pub fn early() -> Self {
+        Self::Lost(std::io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// A request's body as it comes from the client.
+pub enum Incoming {
+    /// None.
+    Empty,
+    /// With HTTP/1.1.
+    Http1(Upload),
+    /// With HTTP/2.
+    Http2(hyper::body::Incoming),
+}
+
+impl Incoming {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(upload) => upload.poll_piece(cx),
+            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Cut::from),
+        }
+    }
+
+    /// Whether nothing more will come.
+    pub fn is_over(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Http1(upload) => upload.is_over(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    /// What is known of its length.
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Http1(upload) => upload.left().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Http2(incoming) => incoming.size_hint(),
+        }
+    }
 }
 
 /// What is known of a request's body while it is under way.
@@ -68,7 +119,7 @@ impl Body for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Self::Stream { incoming, left, intake, sites, .. } = self.get_mut() else { return Poll::Ready(None) };
-        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let mut frame = ready!(incoming.poll(cx));
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
@@ -86,16 +137,16 @@ impl Body for RequestBody {
             *left = rest;
         }
         intake.broken.set(matches!(frame, Some(Err(_))));
-        if is_last(&frame) || incoming.is_end_stream() {
+        if is_last(&frame) || incoming.is_over() {
             intake.complete.set(true);
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Cut::from)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Stream { incoming, .. } => incoming.is_end_stream(),
+            Self::Stream { incoming, .. } => incoming.is_over(),
         }
     }
 
@@ -123,20 +174,27 @@ enum Content {
 
 /// What comes from a backend.
 pub struct Stream {
-    /// Its body.
-    pub incoming: Incoming,
-    /// The connection that it comes by, where it has to be driven and can be used again.
-    pub carrier: Option<Carrier>,
+    source: Source,
     /// It may not stand still for too long.
-    pub under_way: UnderWay,
+    under_way: UnderWay,
     /// It broke: told once the client has had what came before.
-    pub broken: Option<hyper::Error>,
+    broken: Option<Cut>,
+}
+
+/// By what it comes.
+pub enum Source {
+    /// A connection with HTTP/1.1.
+    Http1(Carrier),
+    /// A stream of HTTP/2.
+    Http2(hyper::body::Incoming),
+    /// All has come.
+    Over,
 }
 
 /// A connection with HTTP/1.1 in use.
 pub struct Carrier {
     /// The connection.
-    pub link: Box<Http1>,
+    pub link: Box<http1::Link>,
     /// Where it goes when it is free again.
     pub thread: Rc<Thread>,
     /// Whose it is.
@@ -147,7 +205,7 @@ pub struct Carrier {
 
 impl Carrier {
     /// Lays it by for the next request, if it can be used again.
-    pub fn lay_by(self) {
+    fn lay_by(self) {
         let Self { link, thread, backend, speech } = self;
         let now = thread.now();
         thread.with_idle(|idle| idle.put(backend, link, speech, now));
@@ -161,10 +219,9 @@ impl ResponseBody {
     }
 
     /// A backend's answer.
-    pub fn stream(stream: Stream) -> Self {
-        let mut body = Self { content: Content::Stream(Box::new(stream)), record: None };
-        body.settle(false);
-        body
+    pub fn stream(source: Source, under_way: UnderWay) -> Self {
+        let stream = Stream { source: source.settled(), under_way, broken: None };
+        Self { content: Content::Stream(Box::new(stream)), record: None }
     }
 
     /// From now on the body tells this when it is over.
@@ -173,17 +230,7 @@ impl ResponseBody {
         self
     }
 
-    /// Lays the connection by once nothing more will come.
-    fn settle(&mut self, is_over: bool) {
-        if let Content::Stream(stream) = &mut self.content
-            && (is_over || stream.incoming.is_end_stream())
-            && let Some(carrier) = stream.carrier.take()
-        {
-            carrier.lay_by();
-        }
-    }
-
-    fn note(&mut self, frame: &Option<Result<Frame<Bytes>, hyper::Error>>) {
+    fn note(&mut self, frame: &Option<Result<Frame<Bytes>, Cut>>) {
         let Some(record) = &mut self.record else { return };
         match frame {
             Some(Ok(frame)) => record.on_bytes(frame.data_ref().map_or(0, Bytes::len)),
@@ -198,39 +245,67 @@ fn is_last<E>(frame: &Option<Result<Frame<Bytes>, E>>) -> bool {
     frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers))
 }
 
-impl Stream {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(error) = self.broken.take() {
-            return Poll::Ready(Some(Err(error)));
+impl Source {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let frame = match self {
+            Self::Http1(carrier) => ready!(carrier.link.poll_piece(cx)),
+            Self::Http2(incoming) => ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(Cut::from)),
+            Self::Over => None,
+        };
+        *self = std::mem::replace(self, Self::Over).settled();
+        Poll::Ready(frame)
+    }
+
+    /// Lays the connection by once nothing more will come.
+    fn settled(self) -> Self {
+        match self {
+            Self::Http1(carrier) if carrier.link.is_over() => {
+                carrier.lay_by();
+                Self::Over
+            }
+            source => source,
         }
-        match ready!(self.advance(cx)) {
-            Some(Err(error)) => {
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Http1(carrier) => carrier.link.is_over(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+            Self::Over => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(carrier) => carrier.link.left().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Http2(incoming) => incoming.size_hint(),
+            Self::Over => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Stream {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(cut) = self.broken.take() {
+            return Poll::Ready(Some(Err(cut)));
+        }
+        match ready!(self.source.poll(cx)) {
+            Some(Err(cut)) => {
                 // hyper drops what it has not written yet when it hears of an error: it writes before it asks again.
-                self.broken = Some(error);
+                self.broken = Some(cut);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
             frame => Poll::Ready(frame),
         }
     }
-
-    fn advance(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            return Poll::Ready(frame);
-        }
-        if let Some(carrier) = &mut self.carrier {
-            // Its end is told by the body, too.
-            let _ = carrier.link.drive(cx);
-        }
-        Pin::new(&mut self.incoming).poll_frame(cx)
-    }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Cut;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let this = self.get_mut();
         let frame = match &mut this.content {
             Content::Whole(bytes) if bytes.is_empty() => None,
@@ -244,21 +319,20 @@ impl Body for ResponseBody {
             }
         };
         this.note(&frame);
-        this.settle(is_last(&frame));
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Whole(bytes) => bytes.is_empty(),
-            Content::Stream(stream) => stream.incoming.is_end_stream(),
+            Content::Stream(stream) => stream.broken.is_none() && stream.source.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream(stream) => stream.incoming.size_hint(),
+            Content::Stream(stream) => stream.source.size_hint(),
         }
     }
 }

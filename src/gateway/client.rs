@@ -1,7 +1,4 @@
-//! A client's connection: which HTTP it speaks, how long it may be silent, and how it ends.
-//!
-//! An idle connection with HTTP/1.1 gives everything back but its socket: hyper's buffers are made again when the next
-//! request begins to arrive. So many idle clients cost little memory.
+//! A client's connection: which HTTP it speaks, and what its requests know of it. HTTP/1.1 is in `http1`, HTTP/2 is hyper's.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -15,32 +12,25 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::sleep_until;
 
-use super::body::ResponseBody;
+use super::body::{self, ResponseBody};
 use super::exchange;
 use super::forwarded;
+use super::http1;
 use super::io::{Io, Meter, Raw};
-use super::refusal::Refusal;
 use super::thread::{Local, Thread};
-use super::tunnel::{self, Tunnel};
+use super::tunnel::Tunnel;
 use super::watch::{Due, Leash, Watch};
 use crate::config::http::{Http, Limits};
 use crate::config::{Access, Protocol};
 use crate::reason::CloseReason;
 use crate::snapshot::Site;
 
-/// hyper's smallest buffer.
-const BUFFER_BYTES: usize = 8192;
-/// So many fields hyper takes without being told, and without an allocation for each request.
-const FIELDS_ON_STACK: u32 = 100;
-/// What is taken of a client after the last answer, and for how long.
-const LINGER_BYTES: usize = 256 * 1024;
-const LINGER_TIME: Duration = Duration::from_secs(1);
 /// Who asks on a unix socket.
 const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 /// How a client begins that speaks HTTP/2 without TLS (RFC 9113, 3.4).
@@ -83,8 +73,6 @@ pub struct Client {
     pub patience: Cell<Option<Duration>>,
     /// Requests that the client gave up, since when they are counted.
     resets: Cell<(u32, Instant)>,
-    /// A request's body was not read to its end: the connection cannot be used again.
-    pub spoilt: Cell<bool>,
     /// The protocol that the backend has switched to.
     tunnel: RefCell<Option<Tunnel>>,
 }
@@ -125,18 +113,21 @@ impl Client {
         self.active.set(self.active.get() + 1);
     }
 
-    /// A request is over; `complete` when all of its body was read.
-    pub fn end(&self, complete: bool) {
+    /// A request is over.
+    pub fn end(&self) {
         self.active.set(self.active.get() - 1);
-        if !complete {
-            self.spoilt.set(true);
-        }
         self.rest();
     }
 
-    fn rest(&self) {
+    /// From now on it is idle.
+    pub fn rest(&self) {
         self.idle_since.set(self.thread.now());
         self.idle_read.set(self.meter.read.get());
+    }
+
+    /// It is idle, but so many bytes of the next request are here already.
+    pub fn begin_next(&self, bytes: usize) {
+        self.idle_read.set(self.meter.read.get().saturating_sub(bytes as u64));
     }
 
     /// The client gave a request up before its answer had been sent.
@@ -155,6 +146,11 @@ impl Client {
     /// After this response the connection belongs to another protocol.
     pub fn switch(&self, tunnel: Tunnel) {
         *self.tunnel.borrow_mut() = Some(tunnel);
+    }
+
+    /// The protocol that was switched to, if one was.
+    pub fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.take()
     }
 
     /// It speaks TLS.
@@ -200,7 +196,6 @@ pub async fn serve(
         idle_read: Cell::new(0),
         patience: Cell::new(None),
         resets: Cell::new((0, now)),
-        spoilt: Cell::new(false),
         tunnel: RefCell::default(),
         site,
     });
@@ -208,7 +203,7 @@ pub async fn serve(
         return Box::pin(http2(client, &leash, io)).await;
     }
     if greeting.is_some() {
-        return http1(client, &leash, io).await;
+        return http1::serve(client, &leash, io).await;
     }
     let first = Box::pin(async {
         let first = tokio::time::timeout(client.limits().header_timeout, speaks_http2(thread, &mut io));
@@ -223,7 +218,7 @@ pub async fn serve(
         Ok(Err(_)) => CloseReason::ClientReset,
         Ok(Ok(None)) => CloseReason::ClientClosed,
         Ok(Ok(Some(true))) => Box::pin(http2(client, &leash, io)).await,
-        Ok(Ok(Some(false))) => http1(client, &leash, io).await,
+        Ok(Ok(Some(false))) => http1::serve(client, &leash, io).await,
     }
 }
 
@@ -311,110 +306,7 @@ impl Service<Request<Incoming>> for Exchanges {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let client = self.0.clone();
-        Box::pin(async move { Ok(exchange::answer(client, request).await) })
-    }
-}
-
-/// How a connection with HTTP/1.1 goes on.
-enum Next {
-    /// It is idle: everything but the socket can be given back.
-    Rest,
-    /// What follows is another protocol.
-    Switch(Tunnel),
-    /// It is over.
-    End(CloseReason),
-}
-
-/// What goes on while a connection is idle is small; all else is on the heap, and only while it is needed.
-async fn http1(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason {
-    loop {
-        client.rest();
-        let next;
-        (io, next) = Box::pin(session(&client, leash, io)).await;
-        match next {
-            Next::End(reason) => {
-                if reason != CloseReason::Killed && !io.meter.ended.get() {
-                    Box::pin(close(io)).await;
-                }
-                return reason;
-            }
-            Next::Switch(tunnel) => return Box::pin(tunnel::carry(io, tunnel, &client, leash)).await,
-            Next::Rest => client.thread.note_rest(),
-        }
-        if let Err(reason) = doze(&client, leash, &io).await {
-            return reason;
-        }
-    }
-}
-
-/// Carries requests until the connection has been idle for a while.
-async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
-    let limits = client.limits();
-    let mut builder = http1::Builder::new();
-    builder
-        .max_buf_size((limits.header_bytes as usize).max(BUFFER_BYTES))
-        .max_header_size(limits.header_bytes as usize);
-    if limits.header_fields > FIELDS_ON_STACK {
-        builder.max_headers(limits.header_fields as usize);
-    }
-    builder.header_read_timeout(None).timer(TokioTimer::new());
-    let mut connection = builder.serve_connection(TokioIo::new(io), Exchanges(client.clone()));
-    let mut watch = Watch::new(client, leash);
-    let next = poll_fn(|cx| {
-        loop {
-            match connection.poll_without_shutdown(cx) {
-                Poll::Ready(Ok(())) => {
-                    let tunnel = client.tunnel.borrow_mut().take();
-                    return Poll::Ready(tunnel.map_or_else(|| Next::End(leash.agreed()), Next::Switch));
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Next::End(client.broken(&error))),
-                Poll::Pending => {}
-            }
-            match watch.poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Due::Shutdown) => Pin::new(&mut connection).graceful_shutdown(),
-                Poll::Ready(Due::Rest) => return Poll::Ready(Next::Rest),
-                Poll::Ready(Due::End(reason)) => return Poll::Ready(Next::End(reason)),
-            }
-        }
-    });
-    let next = next.await;
-    let parts = connection.into_parts();
-    let mut io = parts.io.into_inner();
-    if !parts.read_buf.is_empty() {
-        io.unread(parts.read_buf);
-    }
-    (io, next)
-}
-
-/// Ends a connection in order: the client sees the end, and what it still sends is taken for a moment. Closing a socket
-/// with unread bytes would be a reset, which may destroy the answer on its way (RFC 9112, 9.6).
-async fn close(mut io: Io) {
-    let linger = async {
-        // A client that is gone already needs none of it.
-        io.shutdown().await?;
-        let mut left = LINGER_BYTES;
-        let mut scratch = [0; 1024];
-        while left > 0 {
-            match io.read(&mut scratch).await? {
-                0 => break,
-                count => left = left.saturating_sub(count),
-            }
-        }
-        std::io::Result::Ok(())
-    };
-    let _ = tokio::time::timeout(LINGER_TIME, linger).await;
-}
-
-/// Waits for the next request with nothing but the socket.
-async fn doze(client: &Client, leash: &Leash, io: &Io) -> Result<(), CloseReason> {
-    let patience = client.idle_since.get() + client.limits().idle_timeout;
-    tokio::select! {
-        readable = io.readable() => readable.map_err(|_| CloseReason::ClientReset),
-        () = sleep_until(patience.min(leash.age.unwrap_or(patience)).into()) => {
-            Err(leash.is_aged(client.thread.now()).unwrap_or(CloseReason::ClientIdle))
-        }
-        () = leash.pulled.notified() => Err(leash.doom.get().map_or(CloseReason::Drained, |(_, reason)| reason)),
+        Box::pin(async move { Ok(exchange::answer(client, request.map(body::Incoming::Http2)).await) })
     }
 }
 
@@ -437,7 +329,7 @@ async fn http2(client: Rc<Client>, leash: &Leash, io: Io) -> CloseReason {
         loop {
             match connection.as_mut().poll(cx) {
                 Poll::Ready(Ok(())) => return Poll::Ready(leash.agreed()),
-                Poll::Ready(Err(error)) => return Poll::Ready(client.broken(&error)),
+                Poll::Ready(Err(_)) => return Poll::Ready(CloseReason::ClientReset),
                 Poll::Pending => client.meter.settle(),
             }
             if client.resets.get().0 > limits.resets.get() {
@@ -452,18 +344,6 @@ async fn http2(client: Rc<Client>, leash: &Leash, io: Io) -> CloseReason {
         }
     })
     .await
-}
-
-impl Client {
-    /// What an error of hyper's means; what it has refused by itself is counted here.
-    fn broken(self: &Rc<Self>, error: &hyper::Error) -> CloseReason {
-        if error.is_parse_too_large() {
-            exchange::refused_unread(self, Refusal::HeaderTooLarge);
-        } else if error.is_parse() {
-            exchange::refused_unread(self, Refusal::Malformed);
-        }
-        CloseReason::ClientReset
-    }
 }
 
 /// Nothing.

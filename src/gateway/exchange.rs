@@ -8,10 +8,8 @@ use std::time::{Duration, SystemTime};
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body::Body;
-use hyper::body::Incoming;
 
-use super::body::{RequestBody, ResponseBody};
+use super::body::{Incoming, RequestBody, ResponseBody};
 use super::breaker::Breaker;
 use super::canonical::{Canonical, Malformed, canonical};
 use super::client::{self, Client, UnderWay};
@@ -51,7 +49,7 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
     let snapshot = client.thread.snapshot();
     let sites = client.thread.table(&snapshot, &client.site);
     let mut record = Box::new(Record::new(client.clone(), parts.method.clone(), parts.version, sites.outside.clone()));
-    if incoming.is_end_stream() {
+    if incoming.is_over() {
         record.intake.complete.set(true);
     }
     // A reload holds for the next request, also of a connection that is there already.
@@ -76,14 +74,15 @@ fn refuse(record: &mut Record, Failure { refusal, detail }: Failure) -> Response
     response
 }
 
-/// A request that hyper has answered by itself, since it could not be read.
-pub fn refused_unread(client: &Rc<Client>, refusal: Refusal) {
+/// The answer to what could not be read as a request.
+pub fn refuse_unread(client: &Rc<Client>, refusal: Refusal, detail: String) -> Response<ResponseBody> {
     let snapshot = client.thread.snapshot();
     let sites = client.thread.table(&snapshot, &client.site);
-    let mut record = Record::new(client.clone(), Method::default(), Version::HTTP_11, sites.outside.clone());
-    record.refusal = Some(refusal);
+    let mut record = Box::new(Record::new(client.clone(), Method::default(), Version::HTTP_11, sites.outside.clone()));
     record.intake.complete.set(true);
-    record.on_answer(refusal.status());
+    let response = refuse(&mut record, Failure { refusal, detail: detail.into() });
+    record.on_answer(response.status());
+    response.map(|body| body.with_record(record))
 }
 
 struct Exchange<'e> {
@@ -194,7 +193,7 @@ impl Exchange<'_> {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         edit(&mut parts.headers, &route.request_headers);
-        let body = match incoming.is_end_stream() {
+        let body = match incoming.is_over() {
             true => RequestBody::Empty,
             false => {
                 let intake = record.intake.clone();

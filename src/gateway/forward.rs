@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::backend::{self, Link, Sent};
-use super::body::{Carrier, Intake, RequestBody, ResponseBody, Stream};
+use super::body::{Carrier, Intake, RequestBody, ResponseBody, Source};
 use super::client::{Client, UnderWay};
 use super::record::Record;
 use super::refusal::Refusal;
@@ -297,7 +297,7 @@ impl Arrival<'_> {
     fn take(
         self,
         record: &mut Record,
-        response: Response<Incoming>,
+        response: Response<Option<Incoming>>,
         is_upgrade: bool,
     ) -> Result<Response<ResponseBody>, Refusal> {
         let Self { client, route, pool, backend, place, link } = self;
@@ -319,15 +319,14 @@ impl Arrival<'_> {
         }
         record.on_backend(&backend, &place);
         record.hold(place, pool.id);
-        let carrier = match link {
-            Link::Http1(link) => {
+        let source = match (link, incoming) {
+            (Link::Http1(link), _) => {
                 let (thread, speech) = (client.thread.clone(), pool.config.http.speech);
-                Some(Carrier { link, thread, backend: backend.id, speech })
+                Source::Http1(Carrier { link, thread, backend: backend.id, speech })
             }
-            Link::Http2(_) => None,
+            (Link::Http2(_), incoming) => incoming.map_or(Source::Over, Source::Http2),
         };
-        let stream = Stream { incoming, carrier, under_way: UnderWay::new(client), broken: None };
-        Ok(Response::from_parts(parts, ResponseBody::stream(stream)))
+        Ok(Response::from_parts(parts, ResponseBody::stream(source, UnderWay::new(client))))
     }
 }
 

@@ -145,6 +145,24 @@ impl Io {
     }
 }
 
+impl Io {
+    /// Whether there may be something to read, or the end; whoever asks is woken when there is.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.ahead.is_empty() || self.handle.as_ref().is_some_and(|handle| handle.ended().is_some()) {
+            return Poll::Ready(());
+        }
+        let raw = match &self.channel {
+            Channel::Plain(raw) => raw,
+            Channel::Server(stream) => stream.get_ref().0,
+            Channel::Client(stream) => stream.get_ref().0,
+        };
+        match raw {
+            Raw::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Raw::Unix(stream) => stream.poll_read_ready(cx).map(drop),
+        }
+    }
+}
+
 impl Raw {
     async fn readable(&self) -> io::Result<()> {
         match self {

@@ -17,6 +17,7 @@ mod door;
 mod exchange;
 mod forward;
 pub mod forwarded;
+pub mod http1;
 mod io;
 mod line;
 mod links;

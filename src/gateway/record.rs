@@ -174,8 +174,7 @@ impl Drop for Record {
         cell.bytes_out.add(self.bytes_out);
         let status = if self.is_answered { self.status.as_u16() } else { CLIENT_GONE };
         self.stats.cell(thread.index - thread.shared.first).note(status, self.refusal, took);
-        // With HTTP/2 what is left of a body ends with its stream.
-        self.client.end(self.intake.complete.get() || self.version == Version::HTTP_2);
+        self.client.end();
         thread.report(|thread| Event {
             kind: EventKind::Request,
             time_ms: 0,

@@ -19,6 +19,7 @@ use super::Shared;
 use super::backend::Idle;
 use super::client;
 use super::door::Door;
+use super::http1::date::{Date, Dates};
 use super::io::Raw;
 use super::line::{Budgets, Lines};
 use super::links::Links;
@@ -81,6 +82,7 @@ pub struct Thread {
     rests: Cell<u32>,
     trimmed: Cell<Option<Instant>>,
     events: RefCell<Vec<Event>>,
+    dates: Dates,
 }
 
 /// Runs tasks on the thread they come from.
@@ -125,6 +127,7 @@ impl Thread {
             rests: Cell::new(0),
             trimmed: Cell::new(None),
             events: RefCell::default(),
+            dates: Dates::default(),
             shared,
         }
     }
@@ -229,6 +232,11 @@ impl Thread {
     #[allow(clippy::disallowed_methods)] // the cores are given its time
     pub fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    /// The time of day, for answers.
+    pub fn date(&self) -> Date {
+        self.dates.date(self.now(), wall_clock)
     }
 
     /// This moment for limits and breakers.
@@ -454,7 +462,11 @@ impl Thread {
     }
 }
 
-#[allow(clippy::disallowed_methods)] // the time of day for the log
+#[allow(clippy::disallowed_methods)] // the time of day for the log and for answers
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
 fn wall_clock_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    wall_clock().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -154,7 +154,7 @@ impl<'c> Watch<'c> {
                 _ => Ok(now + LOOK_INTERVAL),
             };
         }
-        if client.meter.read.get() > client.idle_read.get() || client.meter.blocked.get() || client.spoilt.get() {
+        if client.meter.read.get() > client.idle_read.get() || client.meter.blocked.get() {
             // A request that has begun, or an answer that is not taken.
             let since = *self.header_since.get_or_insert(now);
             let left = limits.header_timeout.saturating_sub(now - since);

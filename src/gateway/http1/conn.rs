@@ -1,0 +1,150 @@
+//! A client's connection while it carries requests: what its session and the body of its present request share.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::Frame;
+
+use super::framing::{Decoder, Piece};
+use super::head::{self, Bad, Limits, RequestHead};
+use super::wire::{Inbox, Outbox};
+use crate::gateway::body::Cut;
+use crate::gateway::io::Io;
+
+/// What is read of a client's next requests while the present one is answered.
+const AHEAD_BYTES_MAX: usize = 16 * 1024;
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A connection while it carries requests.
+pub struct Conn {
+    /// `None` once it is over: whoever still reads a body from it finds it cut.
+    io: Option<Io>,
+    /// What was read.
+    pub inbox: Inbox,
+    /// What is to be written.
+    pub outbox: Outbox,
+    /// What is still to come of the request's body.
+    pub body: Decoder,
+    /// The client waits for a word before it sends it.
+    pub waits: bool,
+}
+
+/// A request's body, as its exchange reads it.
+pub struct Upload(pub Rc<RefCell<Conn>>);
+
+impl Conn {
+    /// Over a socket.
+    pub fn new(io: Io) -> Self {
+        let (inbox, outbox) = (Inbox::default(), Outbox::default());
+        Self { io: Some(io), inbox, outbox, body: Decoder::Length(0), waits: false }
+    }
+
+    /// Takes the socket out, with what was read ahead.
+    pub fn leave(&mut self) -> Io {
+        let mut io = self.io.take().expect("a session has its socket until it leaves");
+        if !self.inbox.bytes.is_empty() {
+            io.unread(self.inbox.bytes.split().freeze());
+        }
+        io
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Some(io) => self.inbox.poll_fill(io, cx),
+            None => Poll::Ready(Ok(0)),
+        }
+    }
+
+    /// Writes what is to be written.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Some(io) => self.outbox.poll_send(io, cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// The next request; `None` = there is none.
+    pub fn poll_head(
+        &mut self,
+        limits: Limits,
+        is_last: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<RequestHead>, Cut>> {
+        loop {
+            let inbox = &mut self.inbox;
+            if inbox.bytes.is_empty() && is_last {
+                return Poll::Ready(Ok(None));
+            }
+            if !inbox.bytes.is_empty() && head::may_be_whole(&inbox.bytes, inbox.tried) {
+                if let Some(head) = head::request(&mut inbox.bytes, limits)? {
+                    inbox.tried = 0;
+                    return Poll::Ready(Ok(Some(head)));
+                }
+                inbox.tried = inbox.bytes.len();
+            } else if inbox.bytes.len() > limits.bytes {
+                return Poll::Ready(Err(Bad::TooLarge.into()));
+            }
+            if ready!(self.poll_fill(cx))? == 0 {
+                let is_clean = self.inbox.bytes.is_empty();
+                return Poll::Ready(if is_clean { Ok(None) } else { Err(Cut::early()) });
+            }
+        }
+    }
+
+    /// Waits until the client has gone away, as far as that can be seen while nobody reads its request's body.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Only "100 Continue" is written before an answer; whether that works is seen later.
+        let _ = self.poll_send(cx);
+        while self.body.is_over() && self.inbox.bytes.len() < AHEAD_BYTES_MAX {
+            ready!(self.io.as_mut().map_or(Poll::Pending, |io| io.poll_readable(cx)));
+            match ready!(self.poll_fill(cx)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The next piece of the request's body.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Cut>> {
+        loop {
+            if let Some(piece) = self.body.decode(&mut self.inbox.bytes)? {
+                return Poll::Ready(Ok(piece.into_frame()));
+            }
+            if std::mem::take(&mut self.waits) && self.inbox.bytes.is_empty() {
+                self.outbox.row().extend_from_slice(CONTINUE);
+            }
+            // Should it fail, reading will, too.
+            let _ = self.poll_send(cx);
+            if ready!(self.poll_fill(cx))? == 0 {
+                return Poll::Ready(Err(Cut::early()));
+            }
+        }
+    }
+
+    /// Leaves out what nobody has read of the request's body, if it is here already; tells whether it is over.
+    pub fn skip_body(&mut self) -> bool {
+        while let Ok(Some(Piece::Data(_))) = self.body.decode(&mut self.inbox.bytes) {}
+        self.body.is_over()
+    }
+}
+
+impl Upload {
+    /// Whether nothing more will come.
+    pub fn is_over(&self) -> bool {
+        self.0.borrow().body.is_over()
+    }
+
+    /// How many bytes are to come, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        self.0.borrow().body.left()
+    }
+
+    /// Its next piece.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        Poll::Ready(ready!(self.0.borrow_mut().poll_piece(cx)).transpose())
+    }
+}

@@ -1,0 +1,309 @@
+//! Heads of messages (RFC 9112, 2 to 5).
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request, response,
+};
+use httparse::{Header, Status};
+
+use super::framing::Decoder;
+
+/// So many fields are read without an allocation.
+const FIELDS_ON_STACK: usize = 100;
+/// Room for fields that are added on the way.
+const FIELDS_TO_ADD: usize = 8;
+
+/// What a head may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes, with its first line.
+    pub bytes: usize,
+    /// Fields.
+    pub fields: usize,
+}
+
+/// Why bytes are no message of HTTP/1.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Bad {
+    /// More than the limits allow.
+    #[error("its header has too many bytes or fields")]
+    TooLarge,
+    /// Not what the grammar says.
+    #[error("its header is not HTTP/1.1: {0}")]
+    Syntax(httparse::Error),
+    /// Its first line asks for, or answers, something that is none.
+    #[error("its first line is not HTTP/1.1")]
+    FirstLine,
+    /// It may be framed in two ways.
+    #[error("it has a Transfer-Encoding and a Content-Length")]
+    FramedTwice,
+    /// Only chunks are known, and only of HTTP/1.1.
+    #[error("its Transfer-Encoding is not `chunked`")]
+    Coding,
+    /// No number, several, or not what follows.
+    #[error("its Content-Length is wrong")]
+    Length,
+    /// Its body is in chunks, but they are none.
+    #[error("its chunks are malformed")]
+    Chunk,
+}
+
+/// What is known of a request once its head is read.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// Itself.
+    pub parts: request::Parts,
+    /// How its body is framed.
+    pub body: Decoder,
+    /// Whether the connection may carry another one.
+    pub keeps: bool,
+    /// The client sends its body once it is told to (RFC 9110, 10.1.1).
+    pub waits: bool,
+}
+
+/// What is known of a response once its head is read.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// Itself.
+    pub parts: response::Parts,
+    /// How its body is framed.
+    pub body: Decoder,
+    /// Whether the connection may carry another one.
+    pub keeps: bool,
+}
+
+/// What a backend calls its status, where that is not what it is called.
+#[derive(Clone, Debug)]
+pub struct Reason(HeaderValue);
+
+/// Where in a head a field stands: its name and its value.
+type Place = (Range<usize>, Range<usize>);
+
+/// Takes a request's head from what was read; `None` = more must be read.
+///
+/// # Errors
+/// When it is none, or can be understood in two ways.
+pub fn request(read: &mut BytesMut, limits: Limits) -> Result<Option<RequestHead>, Bad> {
+    let (mut few, mut many) = slots(limits.fields);
+    let mut request = httparse::Request::new(&mut []);
+    let parsed = request.parse_with_uninit_headers(read, room(&mut few, &mut many, limits.fields));
+    let Some(length) = length_of_head(parsed, read, limits)? else { return Ok(None) };
+    let (Some(method), Some(path), Some(version)) = (request.method, request.path, request.version) else {
+        return Err(Bad::FirstLine);
+    };
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| Bad::FirstLine)?;
+    let (path, places) = (place(read, path.as_bytes()), places(read, request.headers));
+    let head = read.split_to(length).freeze();
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = method;
+    parts.uri = Uri::from_maybe_shared(head.slice(path)).map_err(|_| Bad::FirstLine)?;
+    parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    parts.headers = header_map(&head, places)?;
+    let is_old = version == 0;
+    let body = match (is_chunked(&parts.headers, is_old)?, length_of_body(&mut parts.headers)?) {
+        (true, Some(_)) => return Err(Bad::FramedTwice),
+        (true, None) => Decoder::chunked(),
+        (false, length) => Decoder::Length(length.unwrap_or(0)),
+    };
+    let waits = !is_old
+        && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    Ok(Some(RequestHead { body, keeps: keeps(&parts.headers, is_old), waits, parts }))
+}
+
+/// Takes the head of a response to a request of this method from what was read; `None` = more must be read.
+///
+/// # Errors
+/// When it is none, or says nothing certain about its end.
+pub fn response(read: &mut BytesMut, limits: Limits, to: &Method) -> Result<Option<ResponseHead>, Bad> {
+    let (mut few, mut many) = slots(limits.fields);
+    let mut response = httparse::Response::new(&mut []);
+    let config = httparse::ParserConfig::default();
+    let slots = room(&mut few, &mut many, limits.fields);
+    let parsed = config.parse_response_with_uninit_headers(&mut response, read, slots);
+    let Some(length) = length_of_head(parsed, read, limits)? else { return Ok(None) };
+    let (Some(code), Some(version)) = (response.code, response.version) else { return Err(Bad::FirstLine) };
+    let status = StatusCode::from_u16(code).map_err(|_| Bad::FirstLine)?;
+    let reason = response.reason.filter(|reason| Some(*reason) != status.canonical_reason());
+    let reason = reason.map(|reason| place(read, reason.as_bytes()));
+    let places = places(read, response.headers);
+    let head = read.split_to(length).freeze();
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = status;
+    if let Some(text) = reason.and_then(|place| HeaderValue::from_maybe_shared(head.slice(place)).ok()) {
+        parts.extensions.insert(Reason(text));
+    }
+    parts.headers = header_map(&head, places)?;
+    let is_old = version == 0;
+    let (mut keeps, is_chunked) = (keeps(&parts.headers, is_old), is_chunked(&parts.headers, is_old)?);
+    let length = length_of_body(&mut parts.headers)?;
+    let body = if has_no_body(status, to) {
+        Decoder::Length(0)
+    } else if is_chunked {
+        // Chunks win, and whoever sends both is not to be trusted with another request (RFC 9112, 6.3).
+        keeps &= parts.headers.remove(CONTENT_LENGTH).is_none();
+        Decoder::chunked()
+    } else {
+        length.map_or(Decoder::UntilClose, Decoder::Length)
+    };
+    Ok(Some(ResponseHead { parts, body, keeps }))
+}
+
+/// Takes trailers from what was read; `None` = more must be read.
+pub(super) fn fields(read: &mut BytesMut, limits: Limits) -> Result<Option<HeaderMap>, Bad> {
+    let mut slots = [httparse::EMPTY_HEADER; FIELDS_ON_STACK];
+    match httparse::parse_headers(read, &mut slots) {
+        Ok(Status::Complete((length, fields))) => {
+            let places = places(read, fields);
+            header_map(&read.split_to(length).freeze(), places).map(Some)
+        }
+        Ok(Status::Partial) if read.len() < limits.bytes => Ok(None),
+        Ok(Status::Partial) => Err(Bad::TooLarge),
+        Err(httparse::Error::TooManyHeaders) => Err(Bad::TooLarge),
+        Err(error) => Err(Bad::Syntax(error)),
+    }
+}
+
+/// Whether a response has no body, whatever its header says (RFC 9112, 6.3).
+pub fn has_no_body(status: StatusCode, to: &Method) -> bool {
+    *to == Method::HEAD
+        || status.is_informational()
+        || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
+}
+
+/// Whether more has come that could be the end of a head of which so many bytes were seen before: else reading it again
+/// after each byte would take time in the square of its length.
+pub fn may_be_whole(read: &[u8], seen: usize) -> bool {
+    let new = &read[seen.saturating_sub(3)..];
+    seen == 0 || new.windows(2).any(|end| end == b"\n\n") || new.windows(3).any(|end| end == b"\n\r\n")
+}
+
+// --- Reading ---------------------------------------------------------------------------------------------------------
+
+type Slot<'b> = MaybeUninit<Header<'b>>;
+
+fn slots<'b>(fields: usize) -> ([Slot<'b>; FIELDS_ON_STACK], Vec<Header<'b>>) {
+    let many = Vec::with_capacity(if fields > FIELDS_ON_STACK { fields } else { 0 });
+    ([const { MaybeUninit::uninit() }; FIELDS_ON_STACK], many)
+}
+
+fn room<'s, 'b>(few: &'s mut [Slot<'b>], many: &'s mut Vec<Header<'b>>, fields: usize) -> &'s mut [Slot<'b>] {
+    if fields > few.len() { &mut many.spare_capacity_mut()[..fields] } else { &mut few[..fields] }
+}
+
+fn length_of_head(parsed: httparse::Result<usize>, read: &[u8], limits: Limits) -> Result<Option<usize>, Bad> {
+    match parsed {
+        Ok(Status::Complete(length)) if length <= limits.bytes => Ok(Some(length)),
+        Ok(Status::Partial) if read.len() < limits.bytes => Ok(None),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => Err(Bad::TooLarge),
+        Err(error) => Err(Bad::Syntax(error)),
+    }
+}
+
+/// Where in the head its part stands.
+fn place(head: &[u8], part: &[u8]) -> Range<usize> {
+    let start = part.as_ptr().addr() - head.as_ptr().addr();
+    start..start + part.len()
+}
+
+fn places(head: &[u8], fields: &[Header<'_>]) -> Vec<Place> {
+    fields.iter().map(|field| (place(head, field.name.as_bytes()), place(head, field.value))).collect()
+}
+
+fn header_map(head: &Bytes, places: Vec<Place>) -> Result<HeaderMap, Bad> {
+    let mut headers = HeaderMap::with_capacity(places.len() + FIELDS_TO_ADD);
+    for (name, value) in places {
+        let name = HeaderName::from_bytes(&head[name]).map_err(|_| Bad::Syntax(httparse::Error::HeaderName))?;
+        let value = HeaderValue::from_maybe_shared(head.slice(value));
+        headers.append(name, value.map_err(|_| Bad::Syntax(httparse::Error::HeaderValue))?);
+    }
+    Ok(headers)
+}
+
+/// Whether its body is in chunks.
+fn is_chunked(headers: &HeaderMap, is_old: bool) -> Result<bool, Bad> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(false),
+        (Some(coding), None) if !is_old && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
+        _ => Err(Bad::Coding),
+    }
+}
+
+/// What Content-Length says. One that is said several times alike is said once afterwards (RFC 9112, 6.3).
+fn length_of_body(headers: &mut HeaderMap) -> Result<Option<u64>, Bad> {
+    let mut said = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = said.next() else { return Ok(None) };
+    let first = first.clone();
+    let others = said.try_fold(0, |others, other| if *other == first { Ok(others + 1) } else { Err(Bad::Length) })?;
+    let is_number = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
+    let length = first.to_str().ok().filter(|_| is_number).and_then(|text| text.parse().ok()).ok_or(Bad::Length)?;
+    if others > 0 {
+        headers.insert(CONTENT_LENGTH, first);
+    }
+    Ok(Some(length))
+}
+
+/// Whether the connection stays for another message (RFC 9112, 9.3).
+fn keeps(headers: &HeaderMap, is_old: bool) -> bool {
+    let (mut stays, mut closes) = (false, false);
+    for value in headers.get_all(CONNECTION) {
+        for option in value.as_bytes().split(|byte| *byte == b',') {
+            stays |= option.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
+            closes |= option.trim_ascii().eq_ignore_ascii_case(b"close");
+        }
+    }
+    !closes && (stays || !is_old)
+}
+
+// --- Writing ---------------------------------------------------------------------------------------------------------
+
+/// Writes a request's first line.
+pub fn ask(method: &Method, uri: &Uri, out: &mut Vec<u8>) {
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    for part in [method.as_str(), " ", path, " HTTP/1.1\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// Writes a response's first line.
+pub fn answer(parts: &response::Parts, is_old: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(if is_old { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
+    out.extend_from_slice(parts.status.as_str().as_bytes());
+    out.push(b' ');
+    let own = parts.extensions.get::<Reason>().map(|Reason(text)| text.as_bytes());
+    out.extend_from_slice(own.unwrap_or_else(|| parts.status.canonical_reason().unwrap_or_default().as_bytes()));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a field.
+pub fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes Content-Length.
+pub fn length(bytes: u64, out: &mut Vec<u8>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut left = bytes;
+    while {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        left > 0
+    } {}
+    field(b"content-length", &digits[at..], out);
+}
+
+/// Writes a number as the size of a chunk.
+pub fn hexadecimal(number: usize, out: &mut Vec<u8>) {
+    let digits = (usize::BITS - number.leading_zeros()).div_ceil(4).max(1);
+    out.extend((0..digits).rev().map(|at| b"0123456789abcdef"[number >> (4 * at) & 15]));
+}

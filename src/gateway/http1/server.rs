@@ -1,0 +1,237 @@
+//! A client's connection.
+//!
+//! One that is idle gives everything back but its socket: what a request needs is made again when the next one begins to
+//! arrive. So many idle clients cost little memory.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Method, Request, Response, Version};
+use http_body::Body;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::sleep_until;
+
+use super::conn::{Conn, Upload};
+use super::head::{Bad, Limits, RequestHead};
+use super::reply::{Asked, Reply};
+use crate::gateway::body::{Cut, Incoming, ResponseBody};
+use crate::gateway::client::Client;
+use crate::gateway::exchange;
+use crate::gateway::io::Io;
+use crate::gateway::refusal::Refusal;
+use crate::gateway::tunnel::{self, Tunnel};
+use crate::gateway::watch::{Due, Leash, Watch};
+use crate::reason::CloseReason;
+
+/// What is taken of a client after the last answer, and for how long.
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// How a connection goes on.
+enum Next {
+    /// It is idle: everything but the socket can be given back.
+    Rest,
+    /// What follows is another protocol.
+    Switch(Tunnel),
+    /// It is over.
+    End(CloseReason),
+}
+
+/// Carries a connection to its end. What goes on while it is idle is small; all else is on the heap, and only while it is
+/// needed.
+pub async fn serve(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason {
+    loop {
+        client.rest();
+        let next;
+        (io, next) = Box::pin(session(&client, leash, io)).await;
+        match next {
+            Next::End(reason) => {
+                if reason != CloseReason::Killed && !io.meter.ended.get() {
+                    Box::pin(close(io)).await;
+                }
+                return reason;
+            }
+            Next::Switch(tunnel) => return Box::pin(tunnel::carry(io, tunnel, &client, leash)).await,
+            Next::Rest => client.thread.note_rest(),
+        }
+        if let Err(reason) = doze(&client, leash, &io).await {
+            return reason;
+        }
+    }
+}
+
+/// Ends a connection in order: the client sees the end, and what it still sends is taken for a moment. Closing a socket
+/// with unread bytes would be a reset, which may destroy the answer on its way (RFC 9112, 9.6).
+async fn close(mut io: Io) {
+    let linger = async {
+        // A client that is gone already needs none of it.
+        io.shutdown().await?;
+        let mut left = LINGER_BYTES;
+        let mut scratch = [0; 1024];
+        while left > 0 {
+            match io.read(&mut scratch).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(LINGER_TIME, linger).await;
+}
+
+/// Waits for the next request with nothing but the socket.
+async fn doze(client: &Client, leash: &Leash, io: &Io) -> Result<(), CloseReason> {
+    let patience = client.idle_since.get() + client.limits().idle_timeout;
+    tokio::select! {
+        readable = io.readable() => readable.map_err(|_| CloseReason::ClientReset),
+        () = sleep_until(patience.min(leash.age.unwrap_or(patience)).into()) => {
+            Err(leash.is_aged(client.thread.now()).unwrap_or(CloseReason::ClientIdle))
+        }
+        () = leash.pulled.notified() => Err(leash.doom.get().map_or(CloseReason::Drained, |(_, reason)| reason)),
+    }
+}
+
+/// Carries requests until the connection has been idle for a while.
+async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
+    let limits = client.limits();
+    let session = Session {
+        client,
+        leash,
+        conn: Rc::new(RefCell::new(Conn::new(io))),
+        limits: Limits { bytes: limits.header_bytes as usize, fields: limits.header_fields as usize },
+        is_last: Cell::new(false),
+    };
+    let mut requests = pin!(session.requests());
+    let mut watch = Watch::new(client, leash);
+    let next = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(next) = requests.as_mut().poll(cx) {
+                return Poll::Ready(next);
+            }
+            match watch.poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Due::Shutdown) => session.is_last.set(true),
+                Poll::Ready(Due::Rest) => return Poll::Ready(Next::Rest),
+                Poll::Ready(Due::End(reason)) => return Poll::Ready(Next::End(reason)),
+            }
+        }
+    });
+    let next = next.await;
+    let io = session.conn.borrow_mut().leave();
+    (io, next)
+}
+
+struct Session<'c> {
+    client: &'c Rc<Client>,
+    leash: &'c Leash,
+    conn: Rc<RefCell<Conn>>,
+    limits: Limits,
+    /// There is no further request.
+    is_last: Cell<bool>,
+}
+
+impl Session<'_> {
+    async fn requests(&self) -> Next {
+        loop {
+            let head = poll_fn(|cx| self.conn.borrow_mut().poll_head(self.limits, self.is_last.get(), cx));
+            let outcome = match head.await {
+                Ok(None) => return Next::End(self.leash.agreed()),
+                Ok(Some(head)) => self.request(head).await,
+                Err(Cut::Bad(bad)) => self.refuse(bad).await,
+                Err(_) => return Next::End(CloseReason::ClientReset),
+            };
+            match outcome {
+                Err(reason) => return Next::End(reason),
+                Ok(keeps) => {
+                    if let Some(tunnel) = self.client.take_tunnel() {
+                        return Next::Switch(tunnel);
+                    }
+                    if !keeps || self.is_last.get() {
+                        return Next::End(self.leash.agreed());
+                    }
+                }
+            }
+            // What was read already of the next request is its beginning.
+            self.client.begin_next(self.conn.borrow().inbox.bytes.len());
+        }
+    }
+
+    /// Carries one request to the end of its answer; tells whether another one may follow.
+    async fn request(&self, head: RequestHead) -> Result<bool, CloseReason> {
+        let RequestHead { parts, body, keeps, waits } = head;
+        let asked = Asked { method: parts.method.clone(), is_old: parts.version == Version::HTTP_10, keeps };
+        let incoming = {
+            let mut conn = self.conn.borrow_mut();
+            (conn.body, conn.waits) = (body, waits);
+            if conn.body.is_over() { Incoming::Empty } else { Incoming::Http1(Upload(self.conn.clone())) }
+        };
+        let response = {
+            let mut answer = pin!(exchange::answer(self.client.clone(), Request::from_parts(parts, incoming)));
+            poll_fn(|cx| match answer.as_mut().poll(cx) {
+                Poll::Ready(response) => Poll::Ready(Ok(response)),
+                Poll::Pending => self.conn.borrow_mut().poll_gone(cx).map(|()| Err(CloseReason::ClientReset)),
+            })
+            .await?
+        };
+        self.respond(asked, response).await
+    }
+
+    /// Answers what is no request.
+    async fn refuse(&self, bad: Bad) -> Result<bool, CloseReason> {
+        let refusal = if bad == Bad::TooLarge { Refusal::HeaderTooLarge } else { Refusal::Malformed };
+        let response = exchange::refuse_unread(self.client, refusal, bad.to_string());
+        let asked = Asked { method: Method::default(), is_old: false, keeps: false };
+        self.respond(asked, response).await?;
+        Err(CloseReason::ClientReset)
+    }
+
+    async fn respond(&self, asked: Asked, response: Response<ResponseBody>) -> Result<bool, CloseReason> {
+        let (parts, mut body) = response.into_parts();
+        let keeps = asked.keeps && !self.is_last.get() && self.will_be_read();
+        let date = self.client.thread.date();
+        let mut reply = Reply::begin(&asked, keeps, &parts, &body, &date, self.conn.borrow_mut().outbox.row());
+        poll_fn(|cx| self.poll_reply(&mut reply, &mut body, cx)).await?;
+        drop(body);
+        Ok(reply.keeps && self.conn.borrow_mut().skip_body())
+    }
+
+    /// Whether the request's body will be read to its end: somebody is there who does it, or it is here already.
+    fn will_be_read(&self) -> bool {
+        let is_read = Rc::strong_count(&self.conn) > 1;
+        let mut conn = self.conn.borrow_mut();
+        conn.waits = false;
+        is_read || conn.skip_body()
+    }
+
+    /// Sends what can be sent of an answer.
+    fn poll_reply(
+        &self,
+        reply: &mut Reply,
+        body: &mut ResponseBody,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), CloseReason>> {
+        loop {
+            let mut waits = false;
+            while !reply.is_over && !waits && self.conn.borrow().outbox.has_room() {
+                // It may read the request's body meanwhile.
+                match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Ready(frame) => reply.take(frame, &mut self.conn.borrow_mut().outbox),
+                    Poll::Pending => waits = true,
+                }
+            }
+            let mut conn = self.conn.borrow_mut();
+            ready!(conn.poll_send(cx)).map_err(|_| CloseReason::ClientReset)?;
+            if reply.is_over {
+                return Poll::Ready(if reply.is_cut { Err(CloseReason::BackendReset) } else { Ok(()) });
+            }
+            if waits {
+                return conn.poll_gone(cx).map(|()| Err(CloseReason::ClientReset));
+            }
+        }
+    }
+}
