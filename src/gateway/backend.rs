@@ -10,7 +10,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http2};
+use http::HeaderMap;
+use hyper::client::conn::http2;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
@@ -59,8 +60,8 @@ pub struct Idle {
 pub enum Sent {
     /// Its response; `None` = its body comes by the connection.
     Response(Response<Option<Incoming>>),
-    /// Nothing of it was sent: here it is again.
-    Unsent(Request<RequestBody>),
+    /// Nothing of it was sent.
+    Unsent,
     /// The connection broke when something may have been sent.
     Broken(Cut),
 }
@@ -127,28 +128,43 @@ impl Link {
         }
     }
 
-    /// Sends a request and waits for the head of its response.
-    pub async fn send(&mut self, request: Request<RequestBody>) -> Sent {
+    /// Sends a request and waits for the head of its response. The request's head is there afterwards only if it `stays`, or
+    /// nothing was sent.
+    pub async fn send(&mut self, request: &mut Request<RequestBody>, stays: bool) -> Sent {
         match self {
             Self::Http1(link) => link.send(request).await,
-            Self::Http2(link) => match link.sender.ready().await {
-                Ok(()) => link.sender.try_send_request(request).await.into(),
-                Err(_) => Sent::Unsent(request),
+            Self::Http2(link) => link.send(request, stays).await,
+        }
+    }
+}
+
+impl Http2 {
+    async fn send(&mut self, request: &mut Request<RequestBody>, stays: bool) -> Sent {
+        if self.sender.ready().await.is_err() {
+            return Sent::Unsent;
+        }
+        let again = if stays { head_of(request) } else { Request::new(RequestBody::Empty) };
+        match self.sender.try_send_request(std::mem::replace(request, again)).await {
+            Ok(response) => Sent::Response(response.map(Some)),
+            Err(mut error) => match error.take_message() {
+                Some(unsent) => {
+                    *request = unsent;
+                    Sent::Unsent
+                }
+                None => Sent::Broken(error.into_error().into()),
             },
         }
     }
 }
 
-impl From<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> for Sent {
-    fn from(outcome: Result<Response<Incoming>, TrySendError<Request<RequestBody>>>) -> Self {
-        match outcome {
-            Ok(response) => Self::Response(response.map(Some)),
-            Err(mut error) => match error.take_message() {
-                Some(request) => Self::Unsent(request),
-                None => Self::Broken(error.into_error().into()),
-            },
-        }
-    }
+/// The same request again; it has no body.
+fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut again = Request::new(RequestBody::Empty);
+    *again.method_mut() = request.method().clone();
+    *again.uri_mut() = request.uri().clone();
+    *again.version_mut() = request.version();
+    *again.headers_mut() = HeaderMap::clone(request.headers());
+    again
 }
 
 /// Connects to a backend, within the pool's time.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::backend::{self, Link, Sent};
@@ -90,19 +90,18 @@ pub async fn forward(
         let Some((mut link, idle)) = tries.connect(&backend).await? else { continue };
         record.attempts += 1;
         let may_break = idle.is_some_and(|idle| idle >= FRESH) && !tries.reused_broke;
-        let spare = (may_repeat && (may_break || route.retry.is_some())).then(|| head_of(&request));
-        let sent = tries.send(&mut link, request).await;
+        let may_go_again = may_repeat && (may_break || route.retry.is_some());
+        let sent = tries.send(&mut link, &mut request, may_go_again).await;
         let (failed, applies): (_, fn(&RetryOn) -> bool) = match sent {
             None => {
                 (thread.shared.notes)(Note::BadResponse { backend: backend.id });
                 (Refusal::BackendTimeout, |on| on.timeout)
             }
-            Some(Sent::Unsent(again)) => {
+            Some(Sent::Unsent) => {
                 // The connection was closed when it was needed: the next one, and if it was new, not for ever.
                 if idle.is_none() {
                     tries.unreachable(backend.id, Refusal::BackendFailed)?;
                 }
-                request = again;
                 continue;
             }
             // The client's doing, for which no backend is blamed.
@@ -113,9 +112,8 @@ pub async fn forward(
             Some(Sent::Broken(_)) if link.ended().is_some() => (Refusal::BackendFailed, |on| on.reset),
             Some(Sent::Broken(error)) => {
                 tracing::debug!(backend = backend.stats.name, %error, "a request has failed");
-                if may_break && let Some(head) = spare {
+                if may_break && may_go_again {
                     tries.reused_broke = true;
-                    request = head;
                     continue;
                 }
                 (thread.shared.notes)(Note::BadResponse { backend: backend.id });
@@ -123,7 +121,7 @@ pub async fn forward(
             }
             Some(Sent::Response(response)) => {
                 let status = response.status();
-                if spare.is_none() || !tries.may_retry(|on| on.statuses.contains(&status)) {
+                if !may_go_again || !tries.may_retry(|on| on.statuses.contains(&status)) {
                     let arrival = Arrival { client, route, pool: pool.clone(), backend, place, link };
                     return arrival.take(record, response, is_upgrade);
                 }
@@ -133,10 +131,9 @@ pub async fn forward(
         };
         drop(place);
         thread.lines.call(pool.id);
-        request = match spare {
-            Some(head) if tries.may_retry(applies) => head,
-            _ => return Err(failed),
-        };
+        if !may_go_again || !tries.may_retry(applies) {
+            return Err(failed);
+        }
         tries.note_retry(&backend);
     }
 }
@@ -258,11 +255,11 @@ impl<'r> Tries<'r> {
     }
 
     /// `None` when it took too long.
-    async fn send(&self, link: &mut Link, request: Request<RequestBody>) -> Option<Sent> {
+    async fn send(&self, link: &mut Link, request: &mut Request<RequestBody>, stays: bool) -> Option<Sent> {
         let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try_timeout);
         match per_try.map(|limit| self.thread.now() + limit).into_iter().chain(self.deadline).min() {
-            Some(limit) => tokio::time::timeout_at(limit.into(), link.send(request)).await.ok(),
-            None => Some(link.send(request).await),
+            Some(limit) => tokio::time::timeout_at(limit.into(), link.send(request, stays)).await.ok(),
+            None => Some(link.send(request, stays).await),
         }
     }
 
@@ -334,16 +331,6 @@ fn note_status(thread: &Thread, pool: &Pool, backend: &Backend, status: StatusCo
     if pool.config.http.failures.iter().any(|range| range.contains(&status.as_u16())) {
         (thread.shared.notes)(Note::BadResponse { backend: backend.id });
     }
-}
-
-/// The same request again; it has no body.
-fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut again = Request::new(RequestBody::Empty);
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.version_mut() = request.version();
-    *again.headers_mut() = HeaderMap::clone(request.headers());
-    again
 }
 
 /// RFC 9110, 9.2.2.

@@ -41,6 +41,9 @@ fn is_of_one_hop(name: &HeaderName) -> bool {
 /// Takes from a request what is meant for this hop. An upgrade must have been looked at before.
 /// `identity`: as for [`super::canonical::canonical`].
 pub fn strip_request(headers: &mut HeaderMap, identity: &[HeaderName]) -> Result<(), Malformed> {
+    if !is_for_hop(headers) {
+        return Ok(());
+    }
     let named = named_by_connection(headers);
     if named.iter().any(|name| is_protected(name.as_str(), identity)) {
         return Err(Malformed::Connection);
@@ -51,8 +54,16 @@ pub fn strip_request(headers: &mut HeaderMap, identity: &[HeaderName]) -> Result
 
 /// Takes from a response what is meant for this hop. An upgrade must have been looked at before.
 pub fn strip_response(headers: &mut HeaderMap) {
+    if !is_for_hop(headers) {
+        return;
+    }
     let named = named_by_connection(headers);
     strip(headers, &named);
+}
+
+/// Whether there is anything to take away, which one look at each name tells.
+fn is_for_hop(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| *name == TE || is_of_one_hop(name))
 }
 
 /// Makes one line of the cookies that HTTP/2 may send one by one (RFC 9113, 8.2.3).

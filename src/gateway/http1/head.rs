@@ -15,7 +15,7 @@ use super::framing::Decoder;
 /// So many fields are read without an allocation.
 const FIELDS_ON_STACK: usize = 100;
 /// Room for fields that are added on the way.
-const FIELDS_TO_ADD: usize = 8;
+const FIELDS_TO_ADD: usize = 6;
 
 /// What a head may have.
 #[derive(Clone, Copy, Debug)]
@@ -102,8 +102,11 @@ pub fn request(read: &mut BytesMut, limits: Limits) -> Result<Option<RequestHead
     parts.method = method;
     parts.uri = Uri::from_maybe_shared(head.slice(path)).map_err(|_| Bad::FirstLine)?;
     parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    parts.headers = header_map(&head, places)?;
     let is_old = version == 0;
+    if !header_map(&head, places, FIELDS_TO_ADD, &mut parts.headers)? {
+        // As nearly all are.
+        return Ok(Some(RequestHead { parts, body: Decoder::Length(0), keeps: !is_old, waits: false }));
+    }
     let body = match (is_chunked(&parts.headers, is_old)?, length_of_body(&mut parts.headers)?) {
         (true, Some(_)) => return Err(Bad::FramedTwice),
         (true, None) => Decoder::chunked(),
@@ -136,7 +139,7 @@ pub fn response(read: &mut BytesMut, limits: Limits, to: &Method) -> Result<Opti
     if let Some(text) = reason.and_then(|place| HeaderValue::from_maybe_shared(head.slice(place)).ok()) {
         parts.extensions.insert(Reason(text));
     }
-    parts.headers = header_map(&head, places)?;
+    header_map(&head, places, 0, &mut parts.headers)?;
     let is_old = version == 0;
     let (mut keeps, is_chunked) = (keeps(&parts.headers, is_old), is_chunked(&parts.headers, is_old)?);
     let length = length_of_body(&mut parts.headers)?;
@@ -158,7 +161,9 @@ pub(super) fn fields(read: &mut BytesMut, limits: Limits) -> Result<Option<Heade
     match httparse::parse_headers(read, &mut slots) {
         Ok(Status::Complete((length, fields))) => {
             let places = places(read, fields);
-            header_map(&read.split_to(length).freeze(), places).map(Some)
+            let mut trailers = HeaderMap::new();
+            header_map(&read.split_to(length).freeze(), places, 0, &mut trailers)?;
+            Ok(Some(trailers))
         }
         Ok(Status::Partial) if read.len() < limits.bytes => Ok(None),
         Ok(Status::Partial) => Err(Bad::TooLarge),
@@ -213,14 +218,17 @@ fn places(head: &[u8], fields: &[Header<'_>]) -> Vec<Place> {
     fields.iter().map(|field| (place(head, field.name.as_bytes()), place(head, field.value))).collect()
 }
 
-fn header_map(head: &Bytes, places: Vec<Place>) -> Result<HeaderMap, Bad> {
-    let mut headers = HeaderMap::with_capacity(places.len() + FIELDS_TO_ADD);
+/// Fills the headers; tells whether one of them concerns the connection or the end of the message.
+fn header_map(head: &Bytes, places: Vec<Place>, more: usize, headers: &mut HeaderMap) -> Result<bool, Bad> {
+    headers.reserve(places.len() + more);
+    let mut concerns_us = false;
     for (name, value) in places {
         let name = HeaderName::from_bytes(&head[name]).map_err(|_| Bad::Syntax(httparse::Error::HeaderName))?;
         let value = HeaderValue::from_maybe_shared(head.slice(value));
+        concerns_us |= matches!(name, CONNECTION | CONTENT_LENGTH | EXPECT | TRANSFER_ENCODING);
         headers.append(name, value.map_err(|_| Bad::Syntax(httparse::Error::HeaderValue))?);
     }
-    Ok(headers)
+    Ok(concerns_us)
 }
 
 /// Whether its body is in chunks.

@@ -85,11 +85,11 @@ impl Link {
 
     /// Sends a request, and waits for the head of its response. Its body goes on being sent while that of the response
     /// comes.
-    pub async fn send(&mut self, mut request: Request<RequestBody>) -> Sent {
+    pub async fn send(&mut self, request: &mut Request<RequestBody>) -> Sent {
         let method = request.method().clone();
         let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
         let has_body = !body.is_end_stream();
-        self.begin(&request, &body);
+        self.begin(request, &body);
         if has_body {
             let encoder = body.size_hint().exact().map_or(Encoder::Chunked, Encoder::Length);
             self.upload = Some((body, encoder));
@@ -107,7 +107,7 @@ impl Link {
                 Sent::Response(Response::from_parts(head.parts, None))
             }
             // Whatever was written was taken by nobody who would answer; but only what was not written is surely unread.
-            Err(_) if !has_body && self.io.meter.written.get() == before => Sent::Unsent(request),
+            Err(_) if !has_body && self.io.meter.written.get() == before => Sent::Unsent,
             Err(cut) => Sent::Broken(cut),
         }
     }
