@@ -10,13 +10,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
-use http::HeaderMap;
 use hyper::client::conn::http2;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::body::{Cut, RequestBody};
+use super::forward::Outgoing;
 use super::http1;
 use super::io::{Io, Raw};
 use super::links::{Handle, Links};
@@ -130,7 +130,7 @@ impl Link {
 
     /// Sends a request and waits for the head of its response. The request's head is there afterwards only if it `stays`, or
     /// nothing was sent.
-    pub async fn send(&mut self, request: &mut Request<RequestBody>, stays: bool) -> Sent {
+    pub async fn send(&mut self, request: &mut Outgoing<'_>, stays: bool) -> Sent {
         match self {
             Self::Http1(link) => link.send(request).await,
             Self::Http2(link) => link.send(request, stays).await,
@@ -139,32 +139,31 @@ impl Link {
 }
 
 impl Http2 {
-    async fn send(&mut self, request: &mut Request<RequestBody>, stays: bool) -> Sent {
+    async fn send(&mut self, request: &mut Outgoing<'_>, stays: bool) -> Sent {
         if self.sender.ready().await.is_err() {
             return Sent::Unsent;
         }
-        let again = if stays { head_of(request) } else { Request::new(RequestBody::Empty) };
-        match self.sender.try_send_request(std::mem::replace(request, again)).await {
+        if let Some(announced) = &request.announced {
+            announced.put_among(&mut request.parts.headers);
+        }
+        let body = std::mem::replace(&mut request.body, RequestBody::Empty);
+        let mut given = Request::new(body);
+        *given.method_mut() = request.parts.method.clone();
+        *given.uri_mut() = request.parts.uri.clone();
+        *given.headers_mut() =
+            if stays { request.parts.headers.clone() } else { std::mem::take(&mut request.parts.headers) };
+        match self.sender.try_send_request(given).await {
             Ok(response) => Sent::Response(response.map(Some)),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => {
-                    *request = unsent;
+                    let (parts, body) = unsent.into_parts();
+                    (request.parts.headers, request.body) = (parts.headers, body);
                     Sent::Unsent
                 }
                 None => Sent::Broken(error.into_error().into()),
             },
         }
     }
-}
-
-/// The same request again; it has no body.
-fn head_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut again = Request::new(RequestBody::Empty);
-    *again.method_mut() = request.method().clone();
-    *again.uri_mut() = request.uri().clone();
-    *again.version_mut() = request.version();
-    *again.headers_mut() = HeaderMap::clone(request.headers());
-    again
 }
 
 /// Connects to a backend, within the pool's time.

@@ -14,7 +14,7 @@ use super::breaker::Breaker;
 use super::canonical::{Canonical, Malformed, canonical};
 use super::client::{self, Client, UnderWay};
 use super::forward::{self, Outgoing};
-use super::forwarded;
+use super::forwarded::{self, Announced};
 use super::policy::{self, Answer, Moment, Rejection};
 use super::record::Record;
 use super::refusal::Refusal;
@@ -45,7 +45,7 @@ impl From<Malformed> for Failure {
 
 /// Answers a request. There is always an answer.
 pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
     let snapshot = client.thread.snapshot();
     let sites = client.thread.table(&snapshot, &client.site);
     let mut record = Box::new(Record::new(client.clone(), parts.method.clone(), parts.version, sites.outside.clone()));
@@ -55,7 +55,7 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
     // A reload holds for the next request, also of a connection that is there already.
     let http = client::http_of(snapshot.site(client.site.id).unwrap_or(&client.site));
     let exchange = Exchange { client: &client, http, snapshot: &snapshot, sites: &sites };
-    let outcome = exchange.run(&mut record, parts, incoming).await;
+    let outcome = exchange.run(&mut record, &mut parts, incoming).await;
     let response = outcome.unwrap_or_else(|failure| refuse(&mut record, failure));
     record.on_answer(response.status());
     response.map(|body| body.with_record(record))
@@ -96,7 +96,7 @@ impl Exchange<'_> {
     async fn run(
         &self,
         record: &mut Record,
-        mut parts: Parts,
+        parts: &mut Parts,
         incoming: Incoming,
     ) -> Result<Response<ResponseBody>, Failure> {
         let client = self.client;
@@ -106,7 +106,7 @@ impl Exchange<'_> {
         if parts.version == Version::HTTP_2 {
             forwarded::join_cookies(&mut parts.headers);
         }
-        let canonical = canonical(&parts, client.is_secure(), &self.sites.identity)?;
+        let canonical = canonical(parts, client.is_secure(), &self.sites.identity)?;
         record.on_canonical(&canonical, self.http.log_query);
         if !client.may_carry(canonical.host()) {
             return Err(Refusal::Misdirected.into());
@@ -155,7 +155,7 @@ impl Exchange<'_> {
         &self,
         record: &mut Record,
         onward: Onward<'_>,
-        parts: Parts,
+        parts: &mut Parts,
         incoming: Incoming,
     ) -> Result<Response<ResponseBody>, Failure> {
         match &onward.prepared.route.action {
@@ -173,7 +173,7 @@ impl Exchange<'_> {
         &self,
         record: &mut Record,
         onward: Onward<'_>,
-        mut parts: Parts,
+        parts: &mut Parts,
         incoming: Incoming,
     ) -> Result<Response<ResponseBody>, Failure> {
         let (client, route) = (self.client, &*onward.prepared.route);
@@ -182,17 +182,22 @@ impl Exchange<'_> {
         let Some(pool) = pool.cloned() else { return Err(Refusal::NoBackend.into()) };
         record.pool = Some(pool.stats.name.clone());
         let limit = route.policies.body;
-        if declared_length(&parts).is_some_and(|length| length > limit) {
+        if declared_length(parts).is_some_and(|length| length > limit) {
             return Err(Refusal::BodyTooLarge.into());
         }
-        let protocol = upgrade(&mut parts)?;
+        let protocol = upgrade(parts)?;
         forwarded::strip_request(&mut parts.headers, &self.sites.identity)?;
-        onward.announce(client, &mut parts)?;
+        let mut announced = onward.announce(client, parts)?;
         if let Some(protocol) = &protocol {
             parts.headers.insert(UPGRADE, protocol.clone());
             parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        edit(&mut parts.headers, &route.request_headers);
+        if !route.request_headers.is_empty() {
+            if let Some(announced) = announced.take() {
+                announced.put_among(&mut parts.headers);
+            }
+            edit(&mut parts.headers, &route.request_headers);
+        }
         let body = match incoming.is_over() {
             true => RequestBody::Empty,
             false => {
@@ -202,7 +207,8 @@ impl Exchange<'_> {
             }
         };
         let intake = record.intake.clone();
-        let outgoing = Outgoing { parts, body, intake, is_upgrade: protocol.is_some(), client: onward.who.address };
+        let (is_upgrade, address) = (protocol.is_some(), onward.who.address);
+        let outgoing = Outgoing { parts, announced, body, intake, is_upgrade, client: address };
         // Asked last: what is refused before must not be the one request that an open breaker lets through.
         let breaker = thread.shared.registry.breaker(&pool);
         if breaker.as_ref().is_some_and(|breaker| !lock(breaker).admit(thread.since_start())) {
@@ -251,16 +257,19 @@ struct Onward<'e> {
 
 impl Onward<'_> {
     /// Makes the head what the backend sees.
-    fn announce(&self, client: &Client, parts: &mut Parts) -> Result<(), Malformed> {
-        client.end.announce(&mut parts.headers, self.canonical, self.who, self.id.clone());
-        parts.headers.insert(HOST, self.canonical.authority().clone());
+    fn announce<'r>(&'r self, client: &'r Client, parts: &mut Parts) -> Result<Option<Announced<'r>>, Malformed> {
+        let announced = client.end.announce(&mut parts.headers, self.canonical, self.who, &self.id);
+        let authority = self.canonical.authority();
+        if parts.headers.get(HOST) != Some(authority) {
+            parts.headers.insert(HOST, authority.clone());
+        }
         // The client was told to go on when its body was asked for.
         parts.headers.remove(EXPECT);
         let path = self.found.forwarded(self.canonical);
         parts.uri = Uri::from(path?);
         parts.version = Version::HTTP_11;
         parts.extensions.clear();
-        Ok(())
+        Ok(announced)
     }
 }
 

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 
 use super::backend::{self, Link, Sent};
 use super::body::{Carrier, Intake, RequestBody, ResponseBody, Source};
 use super::client::{Client, UnderWay};
+use super::forwarded::Announced;
 use super::record::Record;
 use super::refusal::Refusal;
 use super::sticky;
@@ -34,9 +35,11 @@ const FRESH: Duration = Duration::from_secs(1);
 const QUEUE_LOOK: Duration = Duration::from_millis(10);
 
 /// A request that is ready to be sent.
-pub struct Outgoing {
+pub struct Outgoing<'r> {
     /// Its head, as the backend sees it.
-    pub parts: Parts,
+    pub parts: &'r mut Parts,
+    /// What else the backend is told of the client.
+    pub announced: Option<Announced<'r>>,
     /// Its body.
     pub body: RequestBody,
     /// What is known of the body.
@@ -75,15 +78,14 @@ pub async fn forward(
     record: &mut Record,
     route: &Route,
     pool: &Arc<Pool>,
-    outgoing: Outgoing,
+    mut outgoing: Outgoing<'_>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let thread = &client.thread;
     let named =
         route.sticky.as_ref().and_then(|rule| sticky::backend(rule, &pool.config.name, &outgoing.parts.headers));
-    let Outgoing { parts, body, intake, is_upgrade, client: address } = outgoing;
-    let may_repeat = matches!(body, RequestBody::Empty) && is_idempotent(&parts.method) && !is_upgrade;
-    let mut tries = Tries::new(thread, route, pool, may_repeat, balance::hash_client(address), record.began);
-    let mut request = Request::from_parts(parts, body);
+    let is_bare = matches!(outgoing.body, RequestBody::Empty) && !outgoing.is_upgrade;
+    let may_repeat = is_bare && is_idempotent(&outgoing.parts.method);
+    let mut tries = Tries::new(thread, route, pool, may_repeat, balance::hash_client(outgoing.client), record.began);
     thread.budgets.earn(pool.id, route.retry.as_ref());
     loop {
         let (backend, place) = tries.choose(named.as_deref()).await?;
@@ -91,7 +93,7 @@ pub async fn forward(
         record.attempts += 1;
         let may_break = idle.is_some_and(|idle| idle >= FRESH) && !tries.reused_broke;
         let may_go_again = may_repeat && (may_break || route.retry.is_some());
-        let sent = tries.send(&mut link, &mut request, may_go_again).await;
+        let sent = tries.send(&mut link, &mut outgoing, may_go_again).await;
         let (failed, applies): (_, fn(&RetryOn) -> bool) = match sent {
             None => {
                 (thread.shared.notes)(Note::BadResponse { backend: backend.id });
@@ -105,8 +107,8 @@ pub async fn forward(
                 continue;
             }
             // The client's doing, for which no backend is blamed.
-            Some(Sent::Broken(_)) if intake.too_large.get() => return Err(Refusal::BodyTooLarge),
-            Some(Sent::Broken(_)) if intake.broken.get() => return Err(Refusal::Malformed),
+            Some(Sent::Broken(_)) if outgoing.intake.too_large.get() => return Err(Refusal::BodyTooLarge),
+            Some(Sent::Broken(_)) if outgoing.intake.broken.get() => return Err(Refusal::Malformed),
             // Ended here, for which nobody is blamed either.
             Some(Sent::Broken(_)) if link.ended() == Some(CloseReason::Killed) => (Refusal::Killed, |on| on.reset),
             Some(Sent::Broken(_)) if link.ended().is_some() => (Refusal::BackendFailed, |on| on.reset),
@@ -123,7 +125,7 @@ pub async fn forward(
                 let status = response.status();
                 if !may_go_again || !tries.may_retry(|on| on.statuses.contains(&status)) {
                     let arrival = Arrival { client, route, pool: pool.clone(), backend, place, link };
-                    return arrival.take(record, response, is_upgrade);
+                    return arrival.take(record, response, outgoing.is_upgrade);
                 }
                 note_status(thread, pool, &backend, status);
                 (Refusal::BackendFailed, |_| true)
@@ -255,7 +257,7 @@ impl<'r> Tries<'r> {
     }
 
     /// `None` when it took too long.
-    async fn send(&self, link: &mut Link, request: &mut Request<RequestBody>, stays: bool) -> Option<Sent> {
+    async fn send(&self, link: &mut Link, request: &mut Outgoing<'_>, stays: bool) -> Option<Sent> {
         let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try_timeout);
         match per_try.map(|limit| self.thread.now() + limit).into_iter().chain(self.deadline).min() {
             Some(limit) => tokio::time::timeout_at(limit.into(), link.send(request, stays)).await.ok(),

@@ -14,8 +14,6 @@ use ipnet::IpNet;
 
 use super::canonical::{Canonical, Malformed, is_protected, reads_as_protected};
 
-/// Headers by which a backend is told of the client.
-const ANNOUNCED: usize = 6;
 /// Bytes of an x-request-id that is taken over.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -207,20 +205,28 @@ impl Peer {
         Self { address, is_secure, plain: value(plain), element: value(text) }
     }
 
-    /// Tells the backend about the client. Trusted proxies are heard, what others said is taken away.
-    pub fn announce(&self, headers: &mut HeaderMap, canonical: &Canonical, client: Client, id: HeaderValue) {
-        headers.reserve(ANNOUNCED);
-        headers.insert(&X_REQUEST_ID, id);
+    /// Makes the headers what a backend may be told of the client. Trusted proxies are heard, and added to; what others said
+    /// is taken away, and what is to be said instead is given.
+    pub fn announce<'r>(
+        &'r self,
+        headers: &mut HeaderMap,
+        canonical: &'r Canonical,
+        client: Client,
+        id: &'r HeaderValue,
+    ) -> Option<Announced<'r>> {
         if client.is_trusted {
-            return self.continue_chain(headers, canonical, client.address);
+            headers.insert(&X_REQUEST_ID, id.clone());
+            self.continue_chain(headers, canonical, client.address);
+            return None;
         }
         // What an untrusted peer says of itself.
-        remove_if(headers, |name| name.as_str().starts_with("x-forwarded-") || *name == X_REAL_IP);
-        headers.insert(&X_FORWARDED_FOR, self.plain.clone());
-        headers.insert(FORWARDED, self.element.clone());
-        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme(self.is_secure)));
-        headers.insert(&X_FORWARDED_HOST, canonical.authority().clone());
-        headers.insert(&X_FORWARDED_PORT, port(canonical, self.is_secure));
+        remove_if(headers, |name| {
+            *name == FORWARDED
+                || *name == X_REAL_IP
+                || *name == X_REQUEST_ID
+                || name.as_str().starts_with("x-forwarded-")
+        });
+        Some(Announced { peer: self, canonical, id })
     }
 
     /// Adds the peer to what trusted proxies have said, and what they have left out.
@@ -258,6 +264,33 @@ impl Peer {
         };
         headers.insert(&X_FORWARDED_FOR, add(plain, &self.plain).unwrap_or_else(|| self.plain.clone()));
         headers.insert(FORWARDED, add(forwarded, &self.element).unwrap_or_else(|| self.element.clone()));
+    }
+}
+
+/// What a backend is told of a client for whom no trusted proxy speaks. Of these names there is none among the request's
+/// own headers: it can be written behind them, which costs less than putting it among them.
+#[derive(Clone, Copy, Debug)]
+pub struct Announced<'r> {
+    peer: &'r Peer,
+    canonical: &'r Canonical,
+    id: &'r HeaderValue,
+}
+
+impl Announced<'_> {
+    /// Tells each header.
+    pub fn each(&self, mut tell: impl FnMut(&HeaderName, &HeaderValue)) {
+        let Self { peer, canonical, id } = *self;
+        tell(&X_REQUEST_ID, id);
+        tell(&X_FORWARDED_FOR, &peer.plain);
+        tell(&FORWARDED, &peer.element);
+        tell(&X_FORWARDED_PROTO, &HeaderValue::from_static(scheme(peer.is_secure)));
+        tell(&X_FORWARDED_HOST, canonical.authority());
+        tell(&X_FORWARDED_PORT, &port(canonical, peer.is_secure));
+    }
+
+    /// Puts all among the headers.
+    pub fn put_among(&self, headers: &mut HeaderMap) {
+        self.each(|name, value| drop(headers.insert(name, value.clone())));
     }
 }
 

@@ -37,9 +37,6 @@ use crate::stats::{ListenerSlot, WorkerStats};
 
 /// How often idle connections to backends are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Freed memory is given back after so many connections have begun to rest, and not more often than this.
-const TRIM_AFTER_RESTS: u32 = 256;
-const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 /// More of what a client says first is read later.
 const SCRATCH_BYTES: usize = 16 * 1024;
 /// At the end: how often, and for how long, is looked whether all connections have ended.
@@ -78,9 +75,6 @@ pub struct Thread {
     /// What a client says first is read into this.
     pub scratch: RefCell<Box<[u8]>>,
     ids: Ids,
-    /// Connections that have given their buffers back since the system was given them.
-    rests: Cell<u32>,
-    trimmed: Cell<Option<Instant>>,
     events: RefCell<Vec<Event>>,
     dates: Dates,
 }
@@ -124,8 +118,6 @@ impl Thread {
             leaving: Cell::new(None),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             ids: Ids::new(index, shared.threads.len()),
-            rests: Cell::new(0),
-            trimmed: Cell::new(None),
             events: RefCell::default(),
             dates: Dates::default(),
             shared,
@@ -135,7 +127,7 @@ impl Thread {
     async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
             let sweep = async {
-                while self.idle.borrow().is_empty() && self.rests.get() < TRIM_AFTER_RESTS {
+                while self.idle.borrow().is_empty() {
                     self.has_work.notified().await;
                 }
                 tokio::time::sleep(SWEEP_INTERVAL).await;
@@ -160,14 +152,6 @@ impl Thread {
         self.flush();
     }
 
-    /// A client's connection has given its buffers back.
-    pub fn note_rest(&self) {
-        self.rests.set(self.rests.get().saturating_add(1));
-        if self.rests.get() == TRIM_AFTER_RESTS {
-            self.has_work.notify_one();
-        }
-    }
-
     /// Does this with the idle connections to backends, and sees to it that they are looked through.
     pub fn with_idle(&self, what: impl FnOnce(&mut Idle)) {
         let mut idle = self.idle.borrow_mut();
@@ -178,20 +162,7 @@ impl Thread {
         }
     }
 
-    /// Lets the system have what many connections that rest have given back: it lies in pieces between what is in use,
-    /// and would not return by itself.
-    fn trim(&self) {
-        let now = self.now();
-        let is_due = self.trimmed.get().is_none_or(|at| now - at >= TRIM_INTERVAL);
-        if is_due && self.rests.get() >= TRIM_AFTER_RESTS {
-            self.trimmed.set(Some(now));
-            self.rests.set(0);
-            tokio::task::spawn_blocking(crate::sys::process::release_free_memory);
-        }
-    }
-
     fn sweep(&self) {
-        self.trim();
         if self.idle.borrow().is_empty() {
             return;
         }

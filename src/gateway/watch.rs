@@ -78,6 +78,8 @@ pub struct Watch<'c> {
     leash: &'c Leash,
     timer: Pin<Box<Sleep>>,
     pulled: Pin<Box<Notified<'c>>>,
+    /// What `doom` was when `pulled` was last looked at: while it is the same nobody has pulled.
+    seen: Option<Option<(Instant, CloseReason)>>,
     /// What had moved at the last look, and when that was seen.
     moved: (u64, Instant),
     /// The first byte of a request was seen.
@@ -97,6 +99,7 @@ impl<'c> Watch<'c> {
             leash,
             timer: Box::pin(sleep_until((now + LOOK_INTERVAL.min(REST_AFTER)).into())),
             pulled: Box::pin(leash.pulled.notified()),
+            seen: None,
             moved: (0, now),
             header_since: None,
         }
@@ -104,12 +107,14 @@ impl<'c> Watch<'c> {
 
     /// What is due now.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Due> {
-        if self.pulled.as_mut().poll(cx).is_ready() {
+        let doom = self.leash.doom.get();
+        if self.seen != Some(doom) && self.pulled.as_mut().poll(cx).is_ready() {
             self.pulled.set(self.leash.pulled.notified());
             self.timer.as_mut().reset(self.client.thread.now().into());
             self.leash.told.set(self.leash.doom.get().map(|(_, reason)| reason));
             return Poll::Ready(Due::Shutdown);
         }
+        self.seen = Some(doom);
         loop {
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;

@@ -158,16 +158,6 @@ pub fn is_clock_synchronised() -> io::Result<bool> {
     Ok(timex.status & libc::STA_UNSYNC == 0)
 }
 
-/// Gives freed memory back to the system that lies between what is still in use (malloc_trim(3)). Takes about a
-/// millisecond for each 10 MB, during which other threads may wait to allocate.
-pub fn release_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes no pointer, and may be called at any time from any thread.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -395,6 +395,13 @@ pub struct Edits {
     pub remove: Vec<HeaderName>,
 }
 
+impl Edits {
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
 /// `sticky`: a signed cookie that names the backend.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sticky {

@@ -128,7 +128,11 @@ fn heard(peer: &str, is_secure: bool, fields: &[(&str, &str)]) -> Vec<String> {
     let mut headers = headers(fields);
     let client = client(ip(peer), &headers, &trusted());
     let id = request_id(&headers, client.is_trusted, || 0xabc);
-    Peer::new(ip(peer), is_secure).announce(&mut headers, &canonical, client, id);
+    let peer = Peer::new(ip(peer), is_secure);
+    if let Some(announced) = peer.announce(&mut headers, &canonical, client, &id) {
+        announced.each(|name, _| assert!(!headers.contains_key(name), "{name} can be written behind the others"));
+        announced.put_among(&mut headers);
+    }
     let mut lines: Vec<_> =
         headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
     lines.sort();

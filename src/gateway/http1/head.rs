@@ -14,8 +14,6 @@ use super::framing::Decoder;
 
 /// So many fields are read without an allocation.
 const FIELDS_ON_STACK: usize = 100;
-/// Room for fields that are added on the way.
-const FIELDS_TO_ADD: usize = 6;
 
 /// What a head may have.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +101,7 @@ pub fn request(read: &mut BytesMut, limits: Limits) -> Result<Option<RequestHead
     parts.uri = Uri::from_maybe_shared(head.slice(path)).map_err(|_| Bad::FirstLine)?;
     parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     let is_old = version == 0;
-    if !header_map(&head, places, FIELDS_TO_ADD, &mut parts.headers)? {
+    if !header_map(&head, places, &mut parts.headers)? {
         // As nearly all are.
         return Ok(Some(RequestHead { parts, body: Decoder::Length(0), keeps: !is_old, waits: false }));
     }
@@ -139,7 +137,7 @@ pub fn response(read: &mut BytesMut, limits: Limits, to: &Method) -> Result<Opti
     if let Some(text) = reason.and_then(|place| HeaderValue::from_maybe_shared(head.slice(place)).ok()) {
         parts.extensions.insert(Reason(text));
     }
-    header_map(&head, places, 0, &mut parts.headers)?;
+    header_map(&head, places, &mut parts.headers)?;
     let is_old = version == 0;
     let (mut keeps, is_chunked) = (keeps(&parts.headers, is_old), is_chunked(&parts.headers, is_old)?);
     let length = length_of_body(&mut parts.headers)?;
@@ -162,7 +160,7 @@ pub(super) fn fields(read: &mut BytesMut, limits: Limits) -> Result<Option<Heade
         Ok(Status::Complete((length, fields))) => {
             let places = places(read, fields);
             let mut trailers = HeaderMap::new();
-            header_map(&read.split_to(length).freeze(), places, 0, &mut trailers)?;
+            header_map(&read.split_to(length).freeze(), places, &mut trailers)?;
             Ok(Some(trailers))
         }
         Ok(Status::Partial) if read.len() < limits.bytes => Ok(None),
@@ -219,8 +217,8 @@ fn places(head: &[u8], fields: &[Header<'_>]) -> Vec<Place> {
 }
 
 /// Fills the headers; tells whether one of them concerns the connection or the end of the message.
-fn header_map(head: &Bytes, places: Vec<Place>, more: usize, headers: &mut HeaderMap) -> Result<bool, Bad> {
-    headers.reserve(places.len() + more);
+fn header_map(head: &Bytes, places: Vec<Place>, headers: &mut HeaderMap) -> Result<bool, Bad> {
+    headers.reserve(places.len());
     let mut concerns_us = false;
     for (name, value) in places {
         let name = HeaderName::from_bytes(&head[name]).map_err(|_| Bad::Syntax(httparse::Error::HeaderName))?;

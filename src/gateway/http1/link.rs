@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Method, Request, Response};
+use http::{Method, Response};
 use http_body::{Body, Frame};
 
 use super::framing::{Decoder, Encoder, Piece};
@@ -18,6 +18,7 @@ use super::head::{self, Limits, ResponseHead};
 use super::wire::{Inbox, Outbox};
 use crate::gateway::backend::Sent;
 use crate::gateway::body::{Cut, RequestBody};
+use crate::gateway::forward::Outgoing;
 use crate::gateway::io::Io;
 use crate::gateway::links::Handle;
 use crate::reason::CloseReason;
@@ -85,21 +86,20 @@ impl Link {
 
     /// Sends a request, and waits for the head of its response. Its body goes on being sent while that of the response
     /// comes.
-    pub async fn send(&mut self, request: &mut Request<RequestBody>) -> Sent {
-        let method = request.method().clone();
-        let body = std::mem::replace(request.body_mut(), RequestBody::Empty);
+    pub async fn send(&mut self, request: &mut Outgoing<'_>) -> Sent {
+        let body = std::mem::replace(&mut request.body, RequestBody::Empty);
+        let length = body.size_hint().exact();
+        self.begin(request, length);
         let has_body = !body.is_end_stream();
-        self.begin(request, &body);
         if has_body {
-            let encoder = body.size_hint().exact().map_or(Encoder::Chunked, Encoder::Length);
-            self.upload = Some((body, encoder));
+            self.upload = Some((body, length.map_or(Encoder::Chunked, Encoder::Length)));
         }
         let before = self.io.meter.written.get();
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(Err(cut)) = self.poll_upload(cx) {
                 return Poll::Ready(Err(cut));
             }
-            self.poll_head(&method, cx)
+            self.poll_head(&request.parts.method, cx)
         });
         match outcome.await {
             Ok(head) => {
@@ -112,17 +112,25 @@ impl Link {
         }
     }
 
-    /// Writes the head.
-    fn begin(&mut self, request: &Request<RequestBody>, body: &RequestBody) {
-        let row = self.outbox.row();
-        head::ask(request.method(), request.uri(), row);
-        for (name, value) in request.headers().iter().filter(|(name, _)| !is_framing(name)) {
-            head::field(name.as_str().as_bytes(), value.as_bytes(), row);
+    /// Writes the head of a request with a body of so many bytes; `None` = not known.
+    fn begin(&mut self, request: &Outgoing<'_>, length: Option<u64>) {
+        let (parts, row) = (&*request.parts, self.outbox.row());
+        head::ask(&parts.method, &parts.uri, row);
+        let mut says_length = false;
+        for (name, value) in &parts.headers {
+            match *name {
+                CONTENT_LENGTH => says_length = true,
+                TRANSFER_ENCODING => {}
+                _ => head::field(name.as_str().as_bytes(), value.as_bytes(), row),
+            }
         }
-        match body.size_hint().exact() {
+        if let Some(announced) = &request.announced {
+            announced.each(|name, value| head::field(name.as_str().as_bytes(), value.as_bytes(), row));
+        }
+        match length {
             None => head::field(b"transfer-encoding", b"chunked", row),
             // Some methods need a body, and some servers need to be told that there is none (RFC 9110, 8.6).
-            Some(0) if !expects_body(request.method()) && !request.headers().contains_key(CONTENT_LENGTH) => {}
+            Some(0) if !says_length && !expects_body(&parts.method) => {}
             Some(length) => head::length(length, row),
         }
         row.extend_from_slice(b"\r\n");
@@ -219,10 +227,6 @@ impl Piece {
             Self::End => None,
         }
     }
-}
-
-fn is_framing(name: &http::HeaderName) -> bool {
-    [CONTENT_LENGTH, TRANSFER_ENCODING].contains(name)
 }
 
 fn expects_body(method: &Method) -> bool {
