@@ -26,8 +26,8 @@ use super::io::{Io, Meter, Raw};
 use super::thread::{Local, Thread};
 use super::tunnel::Tunnel;
 use super::watch::{Due, Leash, Watch};
+use crate::config::Protocol;
 use crate::config::http::{Http, Limits};
-use crate::config::{Access, Protocol};
 use crate::reason::CloseReason;
 use crate::snapshot::Site;
 
@@ -168,15 +168,23 @@ impl Client {
     }
 }
 
+/// The addresses of a connection.
+#[derive(Clone, Copy)]
+pub struct Ends {
+    /// Who connected; `None` on a unix socket.
+    pub peer: Option<SocketAddr>,
+    /// To where, if a log wants to know.
+    pub local: Option<SocketAddr>,
+}
+
 /// Carries a connection to its end.
 pub async fn serve(
     thread: &Rc<Thread>,
     site: Arc<Site>,
     leash: Rc<Leash>,
     raw: Raw,
-    peer: Option<SocketAddr>,
+    Ends { peer, local }: Ends,
 ) -> CloseReason {
-    let local = if thread.shared.access == Access::Off { None } else { raw.local_address() };
     let (mut io, greeting) = match Box::pin(greet(&site, &leash, raw)).await {
         Ok(greeted) => greeted,
         Err(reason) => return reason,

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -130,6 +130,11 @@ impl Io {
     pub fn unread(&mut self, bytes: Bytes) {
         self.ahead =
             if self.ahead.is_empty() { bytes } else { [bytes, std::mem::take(&mut self.ahead)].concat().into() };
+    }
+
+    /// Takes back what was put in front, which is not read again then.
+    pub fn take_ahead(&mut self) -> BytesMut {
+        std::mem::take(&mut self.ahead).into()
     }
 
     /// Waits until something can be read, or the end is there. Nothing is held meanwhile.

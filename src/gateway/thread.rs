@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Shared;
 use super::backend::Idle;
-use super::client;
+use super::client::{self, Ends};
 use super::door::Door;
 use super::http1::date::{Date, Dates};
 use super::io::Raw;
@@ -37,6 +37,9 @@ use crate::stats::{ListenerSlot, WorkerStats};
 
 /// How often idle connections to backends are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Freed memory is given back after so many connections have begun to rest, and not more often than this.
+const TRIM_AFTER_RESTS: u32 = 256;
+const TRIM_INTERVAL: Duration = Duration::from_secs(5);
 /// More of what a client says first is read later.
 const SCRATCH_BYTES: usize = 16 * 1024;
 /// At the end: how often, and for how long, is looked whether all connections have ended.
@@ -75,6 +78,9 @@ pub struct Thread {
     /// What a client says first is read into this.
     pub scratch: RefCell<Box<[u8]>>,
     ids: Ids,
+    /// Connections that have given their buffers back since the system was given them.
+    rests: Cell<u32>,
+    trimmed: Cell<Option<Instant>>,
     events: RefCell<Vec<Event>>,
     dates: Dates,
 }
@@ -118,6 +124,8 @@ impl Thread {
             leaving: Cell::new(None),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             ids: Ids::new(index, shared.threads.len()),
+            rests: Cell::new(0),
+            trimmed: Cell::new(None),
             events: RefCell::default(),
             dates: Dates::default(),
             shared,
@@ -127,7 +135,7 @@ impl Thread {
     async fn serve(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
         loop {
             let sweep = async {
-                while self.idle.borrow().is_empty() {
+                while self.idle.borrow().is_empty() && self.rests.get() < TRIM_AFTER_RESTS {
                     self.has_work.notified().await;
                 }
                 tokio::time::sleep(SWEEP_INTERVAL).await;
@@ -152,6 +160,14 @@ impl Thread {
         self.flush();
     }
 
+    /// A client's connection has given its buffers back.
+    pub fn note_rest(&self) {
+        self.rests.set(self.rests.get().saturating_add(1));
+        if self.rests.get() == TRIM_AFTER_RESTS {
+            self.has_work.notify_one();
+        }
+    }
+
     /// Does this with the idle connections to backends, and sees to it that they are looked through.
     pub fn with_idle(&self, what: impl FnOnce(&mut Idle)) {
         let mut idle = self.idle.borrow_mut();
@@ -162,7 +178,19 @@ impl Thread {
         }
     }
 
+    /// Lets the system have what many connections that rest have given back.
+    fn trim(&self) {
+        let now = self.now();
+        let is_due = self.trimmed.get().is_none_or(|at| now - at >= TRIM_INTERVAL);
+        if is_due && self.rests.get() >= TRIM_AFTER_RESTS {
+            self.trimmed.set(Some(now));
+            self.rests.set(0);
+            crate::sys::process::release_free_memory();
+        }
+    }
+
     fn sweep(&self) {
+        self.trim();
         if self.idle.borrow().is_empty() {
             return;
         }
@@ -332,8 +360,9 @@ impl Thread {
         let thread = self.clone();
         tokio::task::spawn_local(async move {
             let began = thread.now();
-            let local = raw.local_address();
-            let reason = client::serve(&thread, site.clone(), leash, raw, peer).await;
+            // Only the log wants to know.
+            let local = if thread.shared.access == Access::Off { None } else { raw.local_address() };
+            let reason = client::serve(&thread, site.clone(), leash, raw, Ends { peer, local }).await;
             if reason.is_refusal() {
                 thread.report_refused(&site, peer, local, reason);
             }

@@ -37,8 +37,8 @@ pub struct Upload(pub Rc<RefCell<Conn>>);
 
 impl Conn {
     /// Over a socket.
-    pub fn new(io: Io) -> Self {
-        let (inbox, outbox) = (Inbox::default(), Outbox::default());
+    pub fn new(mut io: Io) -> Self {
+        let (inbox, outbox) = (Inbox::with(io.take_ahead()), Outbox::default());
         Self { io: Some(io), inbox, outbox, body: Decoder::Length(0), waits: false }
     }
 

@@ -57,7 +57,7 @@ pub async fn serve(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason
                 return reason;
             }
             Next::Switch(tunnel) => return Box::pin(tunnel::carry(io, tunnel, &client, leash)).await,
-            Next::Rest => {}
+            Next::Rest => client.thread.note_rest(),
         }
         if let Err(reason) = doze(&client, leash, &io).await {
             return reason;

@@ -15,6 +15,8 @@ use crate::gateway::io::Io;
 /// Read at once: at first, and where there is always more.
 const READ_BYTES: usize = 8 * 1024;
 const READ_BYTES_MAX: usize = 64 * 1024;
+/// Room for a usual head.
+const ROW_BYTES: usize = 512;
 /// Smaller pieces of a body are copied to stand in a row; larger ones are written from where they are.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
@@ -35,6 +37,11 @@ impl Default for Inbox {
 }
 
 impl Inbox {
+    /// With what was read already.
+    pub fn with(bytes: BytesMut) -> Self {
+        Self { bytes, ..Self::default() }
+    }
+
     /// Reads more; 0 = the other side has ended.
     pub fn poll_fill(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.bytes.reserve(self.read_bytes);
@@ -70,6 +77,9 @@ impl Outbox {
     /// Where heads are written to. Nothing large may be waiting.
     pub fn row(&mut self) -> &mut Vec<u8> {
         debug_assert!(self.has_room());
+        if self.row.capacity() == 0 {
+            self.row.reserve(ROW_BYTES);
+        }
         &mut self.row
     }
 
