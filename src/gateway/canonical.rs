@@ -4,8 +4,8 @@
 //! second reading by which a policy could be walked around. What could be read in two ways is refused. A request that
 //! is canonical already, as nearly all are, is shared and not copied.
 //!
-//! Bodies are framed by hyper: differing Content-Lengths are refused there, and next to a Transfer-Encoding the
-//! Content-Length is gone before anything here sees it. Transfer-Encoding itself is never passed on; see `forwarded`.
+//! Framing is read before, in `http1::head`: differing Content-Lengths, and one next to a Transfer-Encoding, are refused
+//! there. Transfer-Encoding itself is never passed on; see `forwarded`.
 //! A fragment (`#...`) is cut off by the parser of URIs and never gets here.
 
 use std::net::Ipv6Addr;

@@ -142,26 +142,28 @@ impl Io {
         if !self.ahead.is_empty() {
             return Ok(());
         }
+        self.raw().readable().await
+    }
+
+    /// Lets the other side see a reset when it is dropped.
+    pub fn reset_on_close(&self) {
+        self.raw().reset_on_close();
+    }
+
+    fn raw(&self) -> &Raw {
         match &self.channel {
-            Channel::Plain(raw) => raw.readable().await,
-            Channel::Server(stream) => stream.get_ref().0.readable().await,
-            Channel::Client(stream) => stream.get_ref().0.readable().await,
+            Channel::Plain(raw) => raw,
+            Channel::Server(stream) => stream.get_ref().0,
+            Channel::Client(stream) => stream.get_ref().0,
         }
     }
-}
 
-impl Io {
     /// Whether there may be something to read, or the end; whoever asks is woken when there is.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.ahead.is_empty() || self.handle.as_ref().is_some_and(|handle| handle.ended().is_some()) {
             return Poll::Ready(());
         }
-        let raw = match &self.channel {
-            Channel::Plain(raw) => raw,
-            Channel::Server(stream) => stream.get_ref().0,
-            Channel::Client(stream) => stream.get_ref().0,
-        };
-        match raw {
+        match self.raw() {
             Raw::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
             Raw::Unix(stream) => stream.poll_read_ready(cx).map(drop),
         }

@@ -1,9 +1,10 @@
-//! The HTTP gateway: an engine like the workers, on tokio and hyper.
+//! The HTTP gateway: an engine like the workers, on tokio, with HTTP/1.1 of its own around httparse and HTTP/2 by hyper.
 //!
 //! Each of its threads has a runtime of its own, its own sockets (SO_REUSEPORT), and its own connections to the backends:
 //! a request is served from its first byte to its last on one core, and no lock is on its way.
 //!
-//! `thread` listens by its `door`s and takes commands, `client` carries one connection of a client under `watch`,
+//! `thread` listens by its `door`s and takes commands, `client` carries one connection of a client under `watch`, by `http1`
+//! or hyper,
 //! `exchange` one request through `canonical`, `route` and `policy` to `forward`, which chooses a backend and sends;
 //! `backend` keeps the connections (`links` ends them), `body` and `tunnel` carry what follows the headers, `reply` is what the gateway says
 //! itself.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::Frame;
@@ -30,6 +30,8 @@ pub struct Conn {
     pub body: Decoder,
     /// The client waits for a word before it sends it.
     pub waits: bool,
+    /// Who waits for more of the body. With HTTP/2 to the backend that is another task.
+    reader: Option<Waker>,
 }
 
 /// A request's body, as its exchange reads it.
@@ -39,12 +41,15 @@ impl Conn {
     /// Over a socket.
     pub fn new(mut io: Io) -> Self {
         let (inbox, outbox) = (Inbox::with(io.take_ahead()), Outbox::default());
-        Self { io: Some(io), inbox, outbox, body: Decoder::Length(0), waits: false }
+        Self { io: Some(io), inbox, outbox, body: Decoder::Length(0), waits: false, reader: None }
     }
 
     /// Takes the socket out, with what was read ahead.
     pub fn leave(&mut self) -> Io {
         let mut io = self.io.take().expect("a session has its socket until it leaves");
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
         if !self.inbox.bytes.is_empty() {
             io.unread(self.inbox.bytes.split().freeze());
         }
@@ -116,9 +121,10 @@ impl Conn {
             }
             if std::mem::take(&mut self.waits) && self.inbox.bytes.is_empty() {
                 self.outbox.row().extend_from_slice(CONTINUE);
+                // Only here: else who reads the body would be woken in place of who writes the answer. Should it fail,
+                // reading will, too.
+                let _ = self.poll_send(cx);
             }
-            // Should it fail, reading will, too.
-            let _ = self.poll_send(cx);
             if ready!(self.poll_fill(cx))? == 0 {
                 return Poll::Ready(Err(Cut::early()));
             }
@@ -145,6 +151,11 @@ impl Upload {
 
     /// Its next piece.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        Poll::Ready(ready!(self.0.borrow_mut().poll_piece(cx)).transpose())
+        let mut conn = self.0.borrow_mut();
+        let piece = conn.poll_piece(cx);
+        if piece.is_pending() && !conn.reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            conn.reader = Some(cx.waker().clone());
+        }
+        piece.map(Result::transpose)
     }
 }

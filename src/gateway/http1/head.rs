@@ -12,6 +12,8 @@ use httparse::{Header, Status};
 
 use super::framing::Decoder;
 
+/// More the type for it does not hold.
+const URI_BYTES_MAX: usize = u16::MAX as usize - 1;
 /// So many fields are read without an allocation.
 const FIELDS_ON_STACK: usize = 100;
 
@@ -98,6 +100,9 @@ pub fn request(read: &mut BytesMut, limits: Limits) -> Result<Option<RequestHead
     let head = read.split_to(length).freeze();
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = method;
+    if path.len() > URI_BYTES_MAX {
+        return Err(Bad::TooLarge);
+    }
     parts.uri = Uri::from_maybe_shared(head.slice(path)).map_err(|_| Bad::FirstLine)?;
     parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     let is_old = version == 0;

@@ -87,6 +87,11 @@ impl Reply {
         Self { encoder, keeps, is_over: is_bare, is_cut: false }
     }
 
+    /// Whether nothing but the end of the connection tells its end.
+    pub fn ends_with_connection(&self) -> bool {
+        self.encoder == Encoder::UntilClose
+    }
+
     /// Takes the next piece of its body.
     pub fn take(&mut self, frame: Option<Result<Frame<Bytes>, Cut>>, outbox: &mut Outbox) {
         let added = match frame.transpose().map(|frame| frame.map(Frame::into_data)) {

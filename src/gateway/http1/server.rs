@@ -40,6 +40,8 @@ enum Next {
     Switch(Tunnel),
     /// It is over.
     End(CloseReason),
+    /// It is over, and the client must not take that for the end of the answer.
+    Abort(CloseReason),
 }
 
 /// Carries a connection to its end. What goes on while it is idle is small; all else is on the heap, and only while it is
@@ -54,6 +56,10 @@ pub async fn serve(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason
                 if reason != CloseReason::Killed && !io.meter.ended.get() {
                     Box::pin(close(io)).await;
                 }
+                return reason;
+            }
+            Next::Abort(reason) => {
+                io.reset_on_close();
                 return reason;
             }
             Next::Switch(tunnel) => return Box::pin(tunnel::carry(io, tunnel, &client, leash)).await,
@@ -146,7 +152,7 @@ impl Session<'_> {
                 Err(_) => return Next::End(CloseReason::ClientReset),
             };
             match outcome {
-                Err(reason) => return Next::End(reason),
+                Err(next) => return next,
                 Ok(keeps) => {
                     if let Some(tunnel) = self.client.take_tunnel() {
                         return Next::Switch(tunnel);
@@ -162,7 +168,7 @@ impl Session<'_> {
     }
 
     /// Carries one request to the end of its answer; tells whether another one may follow.
-    async fn request(&self, head: RequestHead) -> Result<bool, CloseReason> {
+    async fn request(&self, head: RequestHead) -> Result<bool, Next> {
         let RequestHead { parts, body, keeps, waits } = head;
         let asked = Asked { method: parts.method.clone(), is_old: parts.version == Version::HTTP_10, keeps };
         let incoming = {
@@ -174,7 +180,9 @@ impl Session<'_> {
             let mut answer = pin!(exchange::answer(self.client.clone(), Request::from_parts(parts, incoming)));
             poll_fn(|cx| match answer.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Ok(response)),
-                Poll::Pending => self.conn.borrow_mut().poll_gone(cx).map(|()| Err(CloseReason::ClientReset)),
+                Poll::Pending => {
+                    self.conn.borrow_mut().poll_gone(cx).map(|()| Err(Next::End(CloseReason::ClientReset)))
+                }
             })
             .await?
         };
@@ -182,15 +190,15 @@ impl Session<'_> {
     }
 
     /// Answers what is no request.
-    async fn refuse(&self, bad: Bad) -> Result<bool, CloseReason> {
+    async fn refuse(&self, bad: Bad) -> Result<bool, Next> {
         let refusal = if bad == Bad::TooLarge { Refusal::HeaderTooLarge } else { Refusal::Malformed };
         let response = exchange::refuse_unread(self.client, refusal, bad.to_string());
         let asked = Asked { method: Method::default(), is_old: false, keeps: false };
         self.respond(asked, response).await?;
-        Err(CloseReason::ClientReset)
+        Err(Next::End(CloseReason::ClientReset))
     }
 
-    async fn respond(&self, asked: Asked, response: Response<ResponseBody>) -> Result<bool, CloseReason> {
+    async fn respond(&self, asked: Asked, response: Response<ResponseBody>) -> Result<bool, Next> {
         let (parts, mut body) = response.into_parts();
         let keeps = asked.keeps && !self.is_last.get() && self.will_be_read();
         let date = self.client.thread.date();
@@ -209,12 +217,7 @@ impl Session<'_> {
     }
 
     /// Sends what can be sent of an answer.
-    fn poll_reply(
-        &self,
-        reply: &mut Reply,
-        body: &mut ResponseBody,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), CloseReason>> {
+    fn poll_reply(&self, reply: &mut Reply, body: &mut ResponseBody, cx: &mut Context<'_>) -> Poll<Result<(), Next>> {
         loop {
             let mut waits = false;
             while !reply.is_over && !waits && self.conn.borrow().outbox.has_room() {
@@ -225,12 +228,17 @@ impl Session<'_> {
                 }
             }
             let mut conn = self.conn.borrow_mut();
-            ready!(conn.poll_send(cx)).map_err(|_| CloseReason::ClientReset)?;
+            ready!(conn.poll_send(cx)).map_err(|_| Next::End(CloseReason::ClientReset))?;
             if reply.is_over {
-                return Poll::Ready(if reply.is_cut { Err(CloseReason::BackendReset) } else { Ok(()) });
+                return Poll::Ready(match reply.is_cut {
+                    false => Ok(()),
+                    // Other framings tell that something is missing.
+                    true if reply.ends_with_connection() => Err(Next::Abort(CloseReason::BackendReset)),
+                    true => Err(Next::End(CloseReason::BackendReset)),
+                });
             }
             if waits {
-                return conn.poll_gone(cx).map(|()| Err(CloseReason::ClientReset));
+                return conn.poll_gone(cx).map(|()| Err(Next::End(CloseReason::ClientReset)));
             }
         }
     }

@@ -37,7 +37,7 @@ const CONSUMERS_MAX: usize = 65_536;
 
 /// A larger file is no set of keys and no secret.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-/// hyper takes no less than the least of a request's header; the largest is far beyond what any server reads.
+/// Requests with cookies and tokens need the least; the largest is far beyond what any server reads.
 const HEADER_BYTES: (u64, u64) = (8 << 10, 1 << 20);
 /// Fields of a request's header.
 const HEADER_FIELDS_MAX: u32 = 1_000;
