@@ -138,7 +138,7 @@ impl Chunks {
 
     fn size(&mut self, read: &mut BytesMut) -> Result<Option<u64>, Bad> {
         match httparse::parse_chunk_size(read) {
-            Ok(Status::Complete((length, size))) => {
+            Ok(Status::Complete((length, size))) if length <= SIZE_LINE_BYTES_MAX => {
                 // httparse takes a size without digits, and any byte in an extension: also the end of a line to others.
                 let line = read.split_to(length);
                 let is_one_line = !line[..length - 2].contains(&b'\n');
@@ -147,7 +147,7 @@ impl Chunks {
                 if is_good { Ok(Some(size)) } else { Err(Bad::Chunk) }
             }
             Ok(Status::Partial) if read.len() < SIZE_LINE_BYTES_MAX => Ok(None),
-            Ok(Status::Partial) | Err(_) => Err(Bad::Chunk),
+            Ok(_) | Err(_) => Err(Bad::Chunk),
         }
     }
 }

@@ -133,7 +133,8 @@ pub fn response(read: &mut BytesMut, limits: Limits, to: &Method) -> Result<Opti
     let Some(length) = length_of_head(parsed, read, limits)? else { return Ok(None) };
     let (Some(code), Some(version)) = (response.code, response.version) else { return Err(Bad::FirstLine) };
     let status = StatusCode::from_u16(code).map_err(|_| Bad::FirstLine)?;
-    let reason = response.reason.filter(|reason| Some(*reason) != status.canonical_reason());
+    // One that is left out, or that is not of ASCII, is an empty text of httparse's own and stands nowhere in the head.
+    let reason = response.reason.filter(|reason| !reason.is_empty() && Some(*reason) != status.canonical_reason());
     let reason = reason.map(|reason| place(read, reason.as_bytes()));
     let places = places(read, response.headers);
     let head = read.split_to(length).freeze();
@@ -162,15 +163,14 @@ pub fn response(read: &mut BytesMut, limits: Limits, to: &Method) -> Result<Opti
 pub(super) fn fields(read: &mut BytesMut, limits: Limits) -> Result<Option<HeaderMap>, Bad> {
     let mut slots = [httparse::EMPTY_HEADER; FIELDS_ON_STACK];
     match httparse::parse_headers(read, &mut slots) {
-        Ok(Status::Complete((length, fields))) => {
+        Ok(Status::Complete((length, fields))) if length <= limits.bytes => {
             let places = places(read, fields);
             let mut trailers = HeaderMap::new();
             header_map(&read.split_to(length).freeze(), places, &mut trailers)?;
             Ok(Some(trailers))
         }
         Ok(Status::Partial) if read.len() < limits.bytes => Ok(None),
-        Ok(Status::Partial) => Err(Bad::TooLarge),
-        Err(httparse::Error::TooManyHeaders) => Err(Bad::TooLarge),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => Err(Bad::TooLarge),
         Err(error) => Err(Bad::Syntax(error)),
     }
 }

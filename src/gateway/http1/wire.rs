@@ -90,7 +90,7 @@ impl Outbox {
 
     /// Whether another piece may be added before this is written.
     pub fn has_room(&self) -> bool {
-        self.large.is_empty() && self.row.len() < COPIED_BYTES_MAX
+        self.large.is_empty() && self.after.is_empty() && self.row.len() < COPIED_BYTES_MAX
     }
 
     /// Adds a piece of a body.
