@@ -21,3 +21,6 @@ mod wire;
 pub use conn::Upload;
 pub use link::Link;
 pub use server::serve;
+
+#[cfg(test)]
+mod tests;
