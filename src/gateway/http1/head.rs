@@ -133,7 +133,6 @@ pub fn response(read: &mut BytesMut, limits: Limits, to: &Method) -> Result<Opti
     let Some(length) = length_of_head(parsed, read, limits)? else { return Ok(None) };
     let (Some(code), Some(version)) = (response.code, response.version) else { return Err(Bad::FirstLine) };
     let status = StatusCode::from_u16(code).map_err(|_| Bad::FirstLine)?;
-    // One that is left out, or that is not of ASCII, is an empty text of httparse's own and stands nowhere in the head.
     let reason = response.reason.filter(|reason| !reason.is_empty() && Some(*reason) != status.canonical_reason());
     let reason = reason.map(|reason| place(read, reason.as_bytes()));
     let places = places(read, response.headers);
@@ -211,8 +210,11 @@ fn length_of_head(parsed: httparse::Result<usize>, read: &[u8], limits: Limits) 
     }
 }
 
-/// Where in the head its part stands.
+/// Where in the head its part stands. Nothing stands nowhere: httparse may give an empty text of its own.
 fn place(head: &[u8], part: &[u8]) -> Range<usize> {
+    if part.is_empty() {
+        return 0..0;
+    }
     let start = part.as_ptr().addr() - head.as_ptr().addr();
     start..start + part.len()
 }
