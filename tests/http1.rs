@@ -39,8 +39,11 @@ fn an_answer_has_one_date_its_own_or_ours() {
 fn what_a_backend_calls_its_status_is_passed_on() {
     let (_backend, evener) = behind("HTTP/1.1 299 Nearly Fine\r\ncontent-length: 0\r\n\r\n");
     assert_eq!(Peer::of(evener.port("web")).ask(get("/")).start, "HTTP/1.1 299 Nearly Fine");
-    let (_backend, evener) = behind("HTTP/1.1 200 \r\ncontent-length: 0\r\n\r\n");
-    assert_eq!(Peer::of(evener.port("web")).ask(get("/")).status(), 200);
+    for line in ["HTTP/1.1 200 \r\n", "HTTP/1.1 200\r\n", "HTTP/1.1 200 \u{dc}bel\r\n"] {
+        let answer = line.to_owned() + "content-length: 0\r\n\r\n";
+        let (_backend, evener) = behind(answer.leak());
+        assert_eq!(Peer::of(evener.port("web")).ask(get("/")).start, "HTTP/1.1 200 OK", "{line:?}");
+    }
 }
 
 #[test]
@@ -96,6 +99,63 @@ fn the_beginning_of_a_request_behind_another_is_not_waited_for_longer_than_any()
     assert_eq!(client.ask(get("/") + "GET /next HTTP/1.1\r\nhost:").status(), 200);
     assert!(client.is_over());
     assert!((Duration::from_secs(1)..Duration::from_secs(8)).contains(&began.elapsed()), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_first_request_that_stops_after_a_byte_is_not_waited_for_longer_than_any() {
+    let backend = Backend::webs("b");
+    let evener = start(&site("limits = { header_timeout = \"2s\", idle_timeout = \"300s\" }", "", "", &[&backend]));
+    for begun in ["G", "GET / HTTP/1.1\r\nhost:"] {
+        let (mut client, began) = (Peer::of(evener.port("web")), now());
+        client.send(begun);
+        assert!(client.is_over());
+        assert!((Duration::from_secs(1)..Duration::from_secs(8)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_client_that_takes_no_answers_is_ended_also_where_no_route_says_when() {
+    let evener = start(&listener("limits = { header_timeout = \"1s\" }"));
+    let mut client = connect(evener.port("web"));
+    client.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let some = get("/nowhere").repeat(1000);
+    // Until neither side takes any more.
+    assert!((0..1000).any(|_| client.write_all(some.as_bytes()).is_err()));
+    client.set_nonblocking(true).unwrap();
+    wait_until(SOON, "it is ended", || {
+        client.write(b"x").is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock)
+    });
+}
+
+#[test]
+fn two_requests_and_an_end_behind_them_are_both_answered() {
+    let backend = Backend::webs("b");
+    let evener = start(&site("", "", "", &[&backend]));
+    let mut client = Peer::of(evener.port("web"));
+    client.send(get("/1") + &get("/2"));
+    shut_write(client.stream());
+    assert_eq!(client.response().text(), "b");
+    let second = client.try_response().unwrap();
+    assert!(second.is_none_or(|answer| answer.text() == "b"), "nobody else is behind it: it may be given up");
+}
+
+#[test]
+fn an_open_ended_answer_that_is_given_up_is_reset() {
+    let backend = Backend::web("b", |_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nwhole\r\n")
+    });
+    let evener = start(&site("", "timeout = { idle = \"1s\" }", "", &[&backend]));
+    let mut client = connect(evener.port("web"));
+    client.write_all(OLD.as_bytes()).unwrap();
+    assert_eq!(ending(&mut client).0, Ending::Reset);
+}
+
+#[test]
+fn a_backend_that_never_comes_to_the_point_is_given_up() {
+    let backend =
+        Backend::web("b", |_, stream| stream.write_all("HTTP/1.1 102 Processing\r\n\r\n".repeat(200).as_bytes()));
+    let evener = start(&site("", "", "", &[&backend]));
+    assert_eq!(Peer::of(evener.port("web")).ask(get("/")).status(), 502);
 }
 
 #[test]

@@ -138,6 +138,11 @@ impl Client {
         self.resets.set(if is_over { (1, now) } else { (count + 1, since) });
     }
 
+    /// Until a request has found its route, an answer to it may stand still for as long as a header may take.
+    pub fn begin_request(&self) {
+        self.patience.set(Some(self.limits().header_timeout));
+    }
+
     /// How long the bodies of the present request may stand still.
     pub fn set_patience(&self, patience: Option<Duration>) {
         self.patience.set(patience);

@@ -160,7 +160,14 @@ impl Io {
 
     /// Whether there may be something to read, or the end; whoever asks is woken when there is.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.ahead.is_empty() || self.handle.as_ref().is_some_and(|handle| handle.ended().is_some()) {
+        // TLS may have read more than was taken, or the end.
+        let is_held = match &self.channel {
+            Channel::Plain(_) => false,
+            Channel::Server(stream) => !stream.get_ref().1.wants_read(),
+            Channel::Client(stream) => !stream.get_ref().1.wants_read(),
+        };
+        let is_ended = self.handle.as_ref().is_some_and(|handle| handle.ended().is_some());
+        if is_held || is_ended || !self.ahead.is_empty() {
             return Poll::Ready(());
         }
         match self.raw() {

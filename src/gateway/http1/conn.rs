@@ -14,8 +14,6 @@ use super::wire::{Inbox, Outbox};
 use crate::gateway::body::Cut;
 use crate::gateway::io::Io;
 
-/// What is read of a client's next requests while the present one is answered.
-const AHEAD_BYTES_MAX: usize = 16 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A connection while it carries requests.
@@ -103,7 +101,8 @@ impl Conn {
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Only "100 Continue" is written before an answer; whether that works is seen later.
         let _ = self.poll_send(cx);
-        while self.body.is_over() && self.inbox.bytes.len() < AHEAD_BYTES_MAX {
+        // Who has sent the next request already may have ended after it.
+        while self.body.is_over() && self.inbox.bytes.is_empty() {
             ready!(self.io.as_mut().map_or(Poll::Pending, |io| io.poll_readable(cx)));
             match ready!(self.poll_fill(cx)) {
                 Ok(1..) => {}

@@ -144,11 +144,11 @@ pub fn response(read: &mut BytesMut, limits: Limits, to: &Method) -> Result<Opti
     }
     header_map(&head, places, &mut parts.headers)?;
     let is_old = version == 0;
-    let (mut keeps, is_chunked) = (keeps(&parts.headers, is_old), is_chunked(&parts.headers, is_old)?);
+    let mut keeps = keeps(&parts.headers, is_old);
     let length = length_of_body(&mut parts.headers)?;
     let body = if has_no_body(status, to) {
         Decoder::Length(0)
-    } else if is_chunked {
+    } else if is_chunked(&parts.headers, is_old)? {
         // Chunks win, and whoever sends both is not to be trusted with another request (RFC 9112, 6.3).
         keeps &= parts.headers.remove(CONTENT_LENGTH).is_none();
         Decoder::chunked()

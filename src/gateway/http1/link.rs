@@ -26,6 +26,9 @@ use crate::reason::CloseReason;
 /// What the head of a response may have.
 const LIMITS: Limits = Limits { bytes: 64 * 1024, fields: 100 };
 
+/// So much is heard before a response.
+const INTERIM_MAX: u32 = 100;
+
 /// See the module.
 pub struct Link {
     io: Io,
@@ -37,6 +40,8 @@ pub struct Link {
     response: Decoder,
     /// Whether another request may follow.
     keeps: bool,
+    /// Responses with 1xx before the present one.
+    interim: u32,
     handle: Rc<Handle>,
 }
 
@@ -44,7 +49,7 @@ impl Link {
     /// Over a new connection.
     pub fn new(io: Io, handle: Rc<Handle>) -> Self {
         let (inbox, outbox) = (Inbox::default(), Outbox::default());
-        Self { io, inbox, outbox, upload: None, response: Decoder::Length(0), keeps: true, handle }
+        Self { io, inbox, outbox, upload: None, response: Decoder::Length(0), keeps: true, interim: 0, handle }
     }
 
     /// Why it was ended here, if it was.
@@ -55,6 +60,10 @@ impl Link {
     /// Whether it is silent, as it is to be between two requests: neither closed nor speaking.
     pub fn is_open(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
+        // Without a budget nothing is ready, whatever is there.
+        if !tokio::task::coop::has_budget_remaining() {
+            return false;
+        }
         self.io.poll_readable(&mut cx).is_pending() || self.inbox.poll_fill(&mut self.io, &mut cx).is_pending()
     }
 
@@ -74,7 +83,7 @@ impl Link {
         self.keeps
             && self.response.is_over()
             && self.upload.is_none()
-            && self.outbox.is_empty()
+            && self.outbox.is_sent()
             && self.inbox.bytes.is_empty()
     }
 
@@ -94,6 +103,7 @@ impl Link {
         if has_body {
             self.upload = Some((body, length.map_or(Encoder::Chunked, Encoder::Length)));
         }
+        self.interim = 0;
         let before = self.io.meter.written.get();
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(Err(cut)) = self.poll_upload(cx) {
@@ -103,7 +113,7 @@ impl Link {
         });
         match outcome.await {
             Ok(head) => {
-                (self.response, self.keeps) = (head.body, head.keeps);
+                (self.response, self.keeps) = (head.body, self.keeps && head.keeps);
                 Sent::Response(Response::from_parts(head.parts, None))
             }
             // Whatever was written was taken by nobody who would answer; but only what was not written is surely unread.
@@ -158,7 +168,7 @@ impl Link {
                     }
                 }
             }
-            if self.outbox.is_empty() {
+            if self.outbox.is_sent() {
                 return if self.upload.is_some() { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
             if ready!(self.outbox.poll_send(&mut self.io, cx)).is_err() {
@@ -177,6 +187,10 @@ impl Link {
                     // What is said before the response is for nobody behind a proxy that has answered by itself.
                     Some(head) if head.parts.status.is_informational() && head.parts.status != 101 => {
                         inbox.tried = 0;
+                        self.interim += 1;
+                        if self.interim > INTERIM_MAX {
+                            return Poll::Ready(Err(head::Bad::TooLarge.into()));
+                        }
                         continue;
                     }
                     Some(head) => {

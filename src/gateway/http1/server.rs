@@ -48,7 +48,6 @@ enum Next {
 /// needed.
 pub async fn serve(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason {
     loop {
-        client.rest();
         let next;
         (io, next) = Box::pin(session(&client, leash, io)).await;
         match next {
@@ -111,6 +110,7 @@ async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
         conn: Rc::new(RefCell::new(Conn::new(io))),
         limits: Limits { bytes: limits.header_bytes as usize, fields: limits.header_fields as usize },
         is_last: Cell::new(false),
+        is_open_ended: Cell::new(false),
     };
     let mut requests = pin!(session.requests());
     let mut watch = Watch::new(client, leash);
@@ -123,6 +123,9 @@ async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Due::Shutdown) => session.is_last.set(true),
                 Poll::Ready(Due::Rest) => return Poll::Ready(Next::Rest),
+                Poll::Ready(Due::End(reason)) if session.is_open_ended.get() => {
+                    return Poll::Ready(Next::Abort(reason));
+                }
                 Poll::Ready(Due::End(reason)) => return Poll::Ready(Next::End(reason)),
             }
         }
@@ -139,6 +142,8 @@ struct Session<'c> {
     limits: Limits,
     /// There is no further request.
     is_last: Cell<bool>,
+    /// Nothing but its end tells the client that the present answer is whole.
+    is_open_ended: Cell<bool>,
 }
 
 impl Session<'_> {
@@ -170,6 +175,7 @@ impl Session<'_> {
     /// Carries one request to the end of its answer; tells whether another one may follow.
     async fn request(&self, head: RequestHead) -> Result<bool, Next> {
         let RequestHead { parts, body, keeps, waits } = head;
+        self.client.begin_request();
         let asked = Asked { method: parts.method.clone(), is_old: parts.version == Version::HTTP_10, keeps };
         let incoming = {
             let mut conn = self.conn.borrow_mut();
@@ -192,6 +198,7 @@ impl Session<'_> {
     /// Answers what is no request.
     async fn refuse(&self, bad: Bad) -> Result<bool, Next> {
         let refusal = if bad == Bad::TooLarge { Refusal::HeaderTooLarge } else { Refusal::Malformed };
+        self.client.begin_request();
         let response = exchange::refuse_unread(self.client, refusal, bad.to_string());
         let asked = Asked { method: Method::default(), is_old: false, keeps: false };
         self.respond(asked, response).await?;
@@ -203,9 +210,13 @@ impl Session<'_> {
         let keeps = asked.keeps && !self.is_last.get() && self.will_be_read();
         let date = self.client.thread.date();
         let mut reply = Reply::begin(&asked, keeps, &parts, &body, &date, self.conn.borrow_mut().outbox.row());
+        drop(parts);
+        self.is_open_ended.set(reply.ends_with_connection());
         poll_fn(|cx| self.poll_reply(&mut reply, &mut body, cx)).await?;
+        self.is_open_ended.set(false);
         drop(body);
-        Ok(reply.keeps && self.conn.borrow_mut().skip_body())
+        // Whoever still reads this request's body would read the next one's.
+        Ok(reply.keeps && Rc::strong_count(&self.conn) == 1 && self.conn.borrow_mut().skip_body())
     }
 
     /// Whether the request's body will be read to its end: somebody is there who does it, or it is here already.

@@ -44,7 +44,10 @@ impl Inbox {
 
     /// Reads more; 0 = the other side has ended.
     pub fn poll_fill(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.bytes.reserve(self.read_bytes);
+        // What was read before may be in use still: its block is filled before there is another one.
+        if self.bytes.capacity() - self.bytes.len() < self.read_bytes / 4 {
+            self.bytes.reserve(self.read_bytes);
+        }
         let room = self.bytes.capacity() - self.bytes.len();
         let count = ready!(pin!(io.read_buf(&mut self.bytes)).poll(cx))?;
         if count == room {
@@ -86,6 +89,11 @@ impl Outbox {
     /// Whether all is written.
     pub fn is_empty(&self) -> bool {
         self.written == self.row.len() && self.large.is_empty() && self.after.is_empty()
+    }
+
+    /// Whether all has left: TLS may hold back what is written.
+    pub fn is_sent(&self) -> bool {
+        self.is_empty() && !self.is_held
     }
 
     /// Whether another piece may be added before this is written.
