@@ -28,18 +28,25 @@ pub struct Conn {
     pub body: Decoder,
     /// The client waits for a word before it sends it.
     pub waits: bool,
+    /// Whose body it is: one that is left behind must not read the next one's. With HTTP/2 a backend may have answered
+    /// and still take a request's body, or not.
+    turn: u64,
     /// Who waits for more of the body. With HTTP/2 to the backend that is another task.
     reader: Option<Waker>,
 }
 
 /// A request's body, as its exchange reads it.
-pub struct Upload(pub Rc<RefCell<Conn>>);
+pub struct Upload {
+    conn: Rc<RefCell<Conn>>,
+    /// Of which request.
+    turn: u64,
+}
 
 impl Conn {
     /// Over a socket.
     pub fn new(mut io: Io) -> Self {
         let (inbox, outbox) = (Inbox::with(io.take_ahead()), Outbox::default());
-        Self { io: Some(io), inbox, outbox, body: Decoder::Length(0), waits: false, reader: None }
+        Self { io: Some(io), inbox, outbox, body: Decoder::Length(0), waits: false, turn: 0, reader: None }
     }
 
     /// Takes the socket out, with what was read ahead.
@@ -130,27 +137,48 @@ impl Conn {
         }
     }
 
-    /// Leaves out what nobody has read of the request's body, if it is here already; tells whether it is over.
+    /// Another request begins.
+    pub fn begin(&mut self, head_body: Decoder, waits: bool) {
+        (self.body, self.waits) = (head_body, waits);
+        self.turn += 1;
+    }
+
+    /// Leaves out what was not read of the request's body, if it is here already; tells whether it is over. Whoever still
+    /// reads it finds it cut.
     pub fn skip_body(&mut self) -> bool {
+        if self.body.is_over() {
+            return true;
+        }
+        self.turn += 1;
         while let Ok(Some(Piece::Data(_))) = self.body.decode(&mut self.inbox.bytes) {}
         self.body.is_over()
     }
 }
 
 impl Upload {
+    /// The body of the request that has begun last.
+    pub fn new(conn: &Rc<RefCell<Conn>>) -> Self {
+        Self { turn: conn.borrow().turn, conn: conn.clone() }
+    }
+
     /// Whether nothing more will come.
     pub fn is_over(&self) -> bool {
-        self.0.borrow().body.is_over()
+        let conn = self.conn.borrow();
+        conn.turn == self.turn && conn.body.is_over()
     }
 
     /// How many bytes are to come, where that is known.
     pub fn left(&self) -> Option<u64> {
-        self.0.borrow().body.left()
+        let conn = self.conn.borrow();
+        conn.body.left().filter(|_| conn.turn == self.turn)
     }
 
     /// Its next piece.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let mut conn = self.0.borrow_mut();
+        let mut conn = self.conn.borrow_mut();
+        if conn.turn != self.turn {
+            return Poll::Ready(Some(Err(Cut::early())));
+        }
         let piece = conn.poll_piece(cx);
         if piece.is_pending() && !conn.reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             conn.reader = Some(cx.waker().clone());

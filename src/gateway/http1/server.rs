@@ -177,11 +177,9 @@ impl Session<'_> {
         let RequestHead { parts, body, keeps, waits } = head;
         self.client.begin_request();
         let asked = Asked { method: parts.method.clone(), is_old: parts.version == Version::HTTP_10, keeps };
-        let incoming = {
-            let mut conn = self.conn.borrow_mut();
-            (conn.body, conn.waits) = (body, waits);
-            if conn.body.is_over() { Incoming::Empty } else { Incoming::Http1(Upload(self.conn.clone())) }
-        };
+        let is_bare = body.is_over();
+        self.conn.borrow_mut().begin(body, waits);
+        let incoming = if is_bare { Incoming::Empty } else { Incoming::Http1(Upload::new(&self.conn)) };
         let response = {
             let mut answer = pin!(exchange::answer(self.client.clone(), Request::from_parts(parts, incoming)));
             poll_fn(|cx| match answer.as_mut().poll(cx) {
@@ -215,8 +213,7 @@ impl Session<'_> {
         poll_fn(|cx| self.poll_reply(&mut reply, &mut body, cx)).await?;
         self.is_open_ended.set(false);
         drop(body);
-        // Whoever still reads this request's body would read the next one's.
-        Ok(reply.keeps && Rc::strong_count(&self.conn) == 1 && self.conn.borrow_mut().skip_body())
+        Ok(reply.keeps && self.conn.borrow_mut().skip_body())
     }
 
     /// Whether the request's body will be read to its end: somebody is there who does it, or it is here already.

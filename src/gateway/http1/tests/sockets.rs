@@ -234,8 +234,8 @@ fn requests_follow_each_other_however_they_come() {
                 for (path, expected, trailers) in [("/a", "abcde", 1), ("/b", "abcde", 0), ("/c", "", 0)] {
                     let head = next_head(&conn, LIMITS).await.unwrap().unwrap();
                     assert_eq!(head.parts.uri, path);
-                    conn.borrow_mut().body = head.body;
-                    let mut upload = Upload(conn.clone());
+                    conn.borrow_mut().begin(head.body, false);
+                    let mut upload = Upload::new(&conn);
                     let (mut data, mut trailed) = (Vec::new(), 0);
                     while let Some(frame) = poll_fn(|cx| upload.poll_piece(cx)).await.transpose().unwrap() {
                         match frame.into_data() {
@@ -254,6 +254,35 @@ fn requests_follow_each_other_however_they_come() {
 }
 
 #[test]
+fn who_was_left_behind_reads_nothing_of_the_next_request() {
+    const SENT: &str =
+        "PUT /a HTTP/1.1\r\nContent-Length: 4\r\n\r\nabcdPUT /b HTTP/1.1\r\nContent-Length: 4\r\n\r\nefgh";
+    run(async {
+        let (io, mut theirs) = pair().await;
+        theirs.write_all(SENT.as_bytes()).unwrap();
+        let conn = Rc::new(RefCell::new(Conn::new(io)));
+        let head = next_head(&conn, LIMITS).await.unwrap().unwrap();
+        conn.borrow_mut().begin(head.body, false);
+        let mut left_behind = Upload::new(&conn);
+        assert_eq!(left_behind.left(), Some(4));
+        let mut cx = Context::from_waker(Waker::noop());
+        let is_cut = |upload: &mut Upload, cx: &mut Context<'_>| {
+            let piece = upload.poll_piece(cx);
+            matches!(piece, Poll::Ready(Some(Err(Cut::Lost(_))))) && !upload.is_over() && upload.left().is_none()
+        };
+        assert!(conn.borrow_mut().skip_body(), "it was here already");
+        assert!(is_cut(&mut left_behind, &mut cx), "nor does it take what was skipped for an end");
+        let head = next_head(&conn, LIMITS).await.unwrap().unwrap();
+        conn.borrow_mut().begin(head.body, false);
+        let mut upload = Upload::new(&conn);
+        assert!(is_cut(&mut left_behind, &mut cx));
+        let frame = poll_fn(|cx| upload.poll_piece(cx)).await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "efgh");
+        assert!(upload.is_over() && conn.borrow_mut().skip_body());
+    });
+}
+
+#[test]
 fn who_waits_for_a_word_is_told_to_go_on_once() {
     const HEAD: &str = "PUT / HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
     run(async {
@@ -263,12 +292,9 @@ fn who_waits_for_a_word_is_told_to_go_on_once() {
             theirs.write_all(begun.as_bytes()).unwrap();
             let conn = Rc::new(RefCell::new(Conn::new(io)));
             let head = next_head(&conn, LIMITS).await.unwrap().unwrap();
-            {
-                let mut conn = conn.borrow_mut();
-                (conn.body, conn.waits) = (head.body, head.waits);
-            }
+            conn.borrow_mut().begin(head.body, head.waits);
             assert_eq!(taken(&theirs), b"", "nobody wants the body yet");
-            let mut upload = Upload(conn.clone());
+            let mut upload = Upload::new(&conn);
             let mut cx = Context::from_waker(Waker::noop());
             if begun.is_empty() {
                 assert!(upload.poll_piece(&mut cx).is_pending());
