@@ -21,7 +21,7 @@
 //!     gateway  -> access balance config engine id limit reason snapshot stats sys
 //! L5  control  -> access api balance config engine gateway handover health id limit reason snapshot stats sys tls worker
 //! L6  cli      -> api config control gateway sys
-//!     main     -> cli
+//!     main     -> cli sys
 //! ```
 //!
 //! - **L0** words and counts. [`id`] what things are called inside, [`reason`] why a connection ended, [`api`] what the

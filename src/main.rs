@@ -2,10 +2,8 @@
 
 use std::process::ExitCode;
 
-/// The gateway allocates and frees much that is small, and many connections at once: mimalloc does that faster than the
-/// system's allocator, and gives back what rests. Without huge pages, which would make a small process a large one.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: evener::sys::alloc::Allocator = evener::sys::alloc::Allocator;
 
 fn main() -> ExitCode {
     evener::cli::main()

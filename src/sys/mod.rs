@@ -1,6 +1,7 @@
 //! The only room with unsafe code: the system calls that the standard library, mio and socket2 do not offer.
 #![allow(unsafe_code)]
 
+pub mod alloc;
 pub mod datagram;
 pub mod pipe;
 pub mod process;
