@@ -28,6 +28,7 @@ const END_HEADERS: u8 = 4;
 
 /// RFC 9113, 7.
 const REFUSED_STREAM: u32 = 7;
+const CANCEL: u32 = 8;
 
 #[derive(Debug)]
 struct Frame {
@@ -366,6 +367,47 @@ fn a_client_that_takes_nothing_holds_a_bounded_amount_and_not_for_long() {
         assert!(client.ends());
         wait_until(SOON, "the backend's connections are ended", || backend.open() == 0);
     }
+}
+
+#[test]
+fn a_response_that_stands_still_beside_one_that_moves_is_reset_and_its_backend_let_go() {
+    let backend = endless(2);
+    let evener = start("", &backend);
+    let mut client = Client::of(evener.port("web"), &[(INITIAL_WINDOW, 0)]);
+    client.send(&Frame::new(WINDOW_UPDATE, 0, 0, &(WINDOW_MAX - 65_535).to_be_bytes()));
+    let (still, moves) = (client.get(&[]), client.get(&[]));
+    wait_until(SOON, "both are answered", || backend.open() == 2);
+    // Each piece that comes makes room for the next one.
+    client.send(&Frame::new(WINDOW_UPDATE, 0, moves, &1024_u32.to_be_bytes()));
+    let mut reset = None;
+    wait_until(SOON, "one is reset", || {
+        let frame = client.until(|frame| frame.kind == RST_STREAM || frame.kind == DATA).unwrap();
+        if frame.kind == DATA {
+            assert_eq!(frame.stream, moves);
+            client.send(&Frame::new(WINDOW_UPDATE, 0, moves, &(frame.payload.len() as u32).to_be_bytes()));
+            return false;
+        }
+        reset = Some(frame);
+        true
+    });
+    let reset = reset.unwrap();
+    assert_eq!((reset.stream, reset.code()), (still, CANCEL));
+    wait_until(SOON, "its backend is let go", || backend.open() == 1);
+    client.send(&Frame::new(WINDOW_UPDATE, 0, moves, &1024_u32.to_be_bytes()));
+    assert!(client.until(|frame| frame.stream == moves && frame.kind == DATA).is_some(), "the other one goes on");
+}
+
+#[test]
+fn a_client_that_takes_no_answer_of_the_gateway_itself_is_not_waited_for() {
+    let backend = Backend::webs("b");
+    let evener = start("limits = { header_timeout = \"1s\" }", &backend);
+    let mut client = Client::of(evener.port("web"), &[(INITIAL_WINDOW, 0)]);
+    let stream = client.number();
+    let two_hosts = [field("host", "b.test"), field("host", "c.test")].concat();
+    let head = [head("GET", &[]), two_hosts].concat();
+    client.send(&Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, &head));
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 400);
+    assert!(client.ends());
 }
 
 #[test]

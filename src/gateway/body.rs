@@ -109,7 +109,7 @@ pub enum RequestBody {
         /// Which names its trailers may not have.
         sites: Arc<SiteTable>,
         /// It may not stand still for too long.
-        _under_way: UnderWay,
+        under_way: UnderWay,
     },
 }
 
@@ -118,8 +118,11 @@ impl Body for RequestBody {
     type Error = Cut;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let Self::Stream { incoming, left, intake, sites, .. } = self.get_mut() else { return Poll::Ready(None) };
+        let Self::Stream { incoming, left, intake, sites, under_way } = self.get_mut() else {
+            return Poll::Ready(None);
+        };
         let mut frame = ready!(incoming.poll(cx));
+        under_way.note();
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
@@ -179,7 +182,12 @@ pub struct Stream {
     under_way: UnderWay,
     /// It broke: told once the client has had what came before.
     broken: Option<Cut>,
+    /// What came with the last piece and is too much for one.
+    rest: Bytes,
 }
+
+/// Of a response that shares its connection: whether it moves is seen by its pieces.
+const SHARED_PIECE_BYTES: usize = 16 * 1024;
 
 /// By what it comes.
 pub enum Source {
@@ -207,7 +215,7 @@ impl Carrier {
     /// Lays it by for the next request, if it can be used again.
     fn lay_by(self) {
         let Self { link, thread, backend, speech } = self;
-        let now = thread.now();
+        let now = thread.clock.turn();
         thread.with_idle(|idle| idle.put(backend, link, speech, now));
     }
 }
@@ -220,7 +228,7 @@ impl ResponseBody {
 
     /// A backend's answer.
     pub fn stream(source: Source, under_way: UnderWay) -> Self {
-        let stream = Stream { source: source.settled(), under_way, broken: None };
+        let stream = Stream { source: source.settled(), under_way, broken: None, rest: Bytes::new() };
         Self { content: Content::Stream(Box::new(stream)), record: None }
     }
 
@@ -289,6 +297,9 @@ impl Stream {
         if let Some(cut) = self.broken.take() {
             return Poll::Ready(Some(Err(cut)));
         }
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(self.piece())));
+        }
         match ready!(self.source.poll(cx)) {
             Some(Err(cut)) => {
                 // hyper drops what it has not written yet when it hears of an error: it writes before it asks again.
@@ -296,8 +307,32 @@ impl Stream {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
+            Some(Ok(frame)) if self.under_way.meter().is_shared.get() => Poll::Ready(Some(Ok(self.cut_up(frame)))),
             frame => Poll::Ready(frame),
         }
+    }
+
+    fn cut_up(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match frame.into_data() {
+            Ok(data) => {
+                self.rest = data;
+                self.piece()
+            }
+            Err(frame) => frame,
+        }
+    }
+
+    fn piece(&mut self) -> Frame<Bytes> {
+        Frame::data(self.rest.split_to(self.rest.len().min(SHARED_PIECE_BYTES)))
+    }
+
+    fn is_over(&self) -> bool {
+        self.broken.is_none() && self.rest.is_empty() && self.source.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let left = self.source.size_hint().exact().map(|left| left + self.rest.len() as u64);
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
@@ -313,6 +348,7 @@ impl Body for ResponseBody {
             Content::Stream(stream) if !stream.under_way.meter().has_room(cx) => return Poll::Pending,
             Content::Stream(stream) => {
                 let frame = ready!(stream.poll(cx));
+                stream.under_way.note();
                 let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
                 stream.under_way.meter().hold(data.map_or(0, Bytes::len));
                 frame
@@ -325,14 +361,14 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Whole(bytes) => bytes.is_empty(),
-            Content::Stream(stream) => stream.broken.is_none() && stream.source.is_over(),
+            Content::Stream(stream) => stream.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Stream(stream) => stream.source.size_hint(),
+            Content::Stream(stream) => stream.size_hint(),
         }
     }
 }

@@ -1,31 +1,25 @@
-//! A client's connection: which HTTP it speaks, and what its requests know of it. HTTP/1.1 is in `http1`, HTTP/2 is hyper's.
+//! A client's connection: which HTTP it speaks, and what its requests know of it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::sleep_until;
 
-use super::body::{self, ResponseBody};
-use super::exchange;
 use super::forwarded;
-use super::http1;
 use super::io::{Io, Meter, Raw};
-use super::thread::{Local, Thread};
+use super::motion::{Motion, Streams};
+use super::thread::Thread;
 use super::tunnel::Tunnel;
-use super::watch::{Due, Leash, Watch};
+use super::watch::Leash;
+use super::{http1, http2};
 use crate::config::Protocol;
 use crate::config::http::{Http, Limits};
 use crate::reason::CloseReason;
@@ -35,11 +29,6 @@ use crate::snapshot::Site;
 const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 /// How a client begins that speaks HTTP/2 without TLS (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Windows of HTTP/2: what a client may send of one request, and of all on a connection, before a backend has taken it.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// What is held of one response while the client's window is closed.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// What a client that has just connected has for its first request when the process or its listener goes away.
 const FIRST_WORD_TIME: Duration = Duration::from_millis(500);
 /// Resets are counted over this.
@@ -63,39 +52,48 @@ pub struct Client {
     pub meter: Rc<Meter>,
     /// Requests that are not over.
     pub active: Cell<u32>,
-    /// Bodies under way, of requests and answers.
-    pub bodies: Cell<u32>,
     /// Since when there is no request.
     pub idle_since: Cell<Instant>,
     /// What had been read then: more is the beginning of a request.
     pub idle_read: Cell<u64>,
-    /// How long bodies may stand still.
-    pub patience: Cell<Option<Duration>>,
+    /// Whether the request that is being carried now still moves.
+    motion: RefCell<Rc<Motion>>,
+    /// Those that it carries with HTTP/2.
+    pub streams: Streams,
     /// Requests that the client gave up, since when they are counted.
-    resets: Cell<(u32, Instant)>,
+    pub resets: Cell<(u32, Instant)>,
     /// The protocol that the backend has switched to.
     tunnel: RefCell<Option<Tunnel>>,
 }
 
 /// A body under way: while there is one, something has to move.
-pub struct UnderWay(Rc<Client>);
+pub struct UnderWay {
+    client: Rc<Client>,
+    motion: Rc<Motion>,
+}
 
 impl UnderWay {
-    /// From now until it is dropped.
+    /// Of the request that is being carried now, until it is dropped.
     pub fn new(client: &Rc<Client>) -> Self {
-        client.bodies.set(client.bodies.get() + 1);
-        Self(client.clone())
+        let motion = client.motion().clone();
+        motion.count_body(true);
+        Self { client: client.clone(), motion }
     }
 
     /// That of its client's connection.
     pub fn meter(&self) -> &Meter {
-        &self.0.meter
+        &self.client.meter
+    }
+
+    /// A piece of it has passed.
+    pub fn note(&self) {
+        self.motion.note(self.client.thread.clock.turn());
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.bodies.set(self.0.bodies.get() - 1);
+        self.motion.count_body(false);
     }
 }
 
@@ -121,7 +119,7 @@ impl Client {
 
     /// From now on it is idle.
     pub fn rest(&self) {
-        self.idle_since.set(self.thread.now());
+        self.idle_since.set(self.thread.clock.turn());
         self.idle_read.set(self.meter.read.get());
     }
 
@@ -132,20 +130,30 @@ impl Client {
 
     /// The client gave a request up before its answer had been sent.
     pub fn on_reset(&self) {
-        let now = self.thread.now();
+        let now = self.thread.clock.now();
         let (count, since) = self.resets.get();
         let is_over = now - since > RESETS_WINDOW;
         self.resets.set(if is_over { (1, now) } else { (count + 1, since) });
     }
 
+    /// How the request that is being carried now moves.
+    pub fn motion(&self) -> Ref<'_, Rc<Motion>> {
+        self.motion.borrow()
+    }
+
+    /// This request is carried from now on; gives back which one was.
+    pub fn carry(&self, motion: Rc<Motion>) -> Rc<Motion> {
+        self.motion.replace(motion)
+    }
+
     /// Until a request has found its route, an answer to it may stand still for as long as a header may take.
     pub fn begin_request(&self) {
-        self.patience.set(Some(self.limits().header_timeout));
+        self.set_patience(Some(self.limits().header_timeout));
     }
 
     /// How long the bodies of the present request may stand still.
     pub fn set_patience(&self, patience: Option<Duration>) {
-        self.patience.set(patience);
+        self.motion().set_patience(patience);
     }
 
     /// After this response the connection belongs to another protocol.
@@ -194,7 +202,7 @@ pub async fn serve(
         Ok(greeted) => greeted,
         Err(reason) => return reason,
     };
-    let now = thread.now();
+    let now = thread.clock.now();
     let client = Rc::new(Client {
         thread: thread.clone(),
         peer,
@@ -204,16 +212,16 @@ pub async fn serve(
         server_name: greeting.as_ref().and_then(|greeting| greeting.server_name.clone()),
         meter: io.meter.clone(),
         active: Cell::new(0),
-        bodies: Cell::new(0),
         idle_since: Cell::new(now),
         idle_read: Cell::new(0),
-        patience: Cell::new(None),
+        motion: RefCell::new(Rc::new(Motion::new(now, http_of(&site).limits.header_timeout))),
+        streams: Streams::default(),
         resets: Cell::new((0, now)),
         tunnel: RefCell::default(),
         site,
     });
     if let Some(Greeting { is_http2: true, .. }) = greeting {
-        return Box::pin(http2(client, &leash, io)).await;
+        return Box::pin(http2::serve(client, &leash, io)).await;
     }
     if greeting.is_some() {
         return http1::serve(client, &leash, io).await;
@@ -230,7 +238,7 @@ pub async fn serve(
         Err(_) => CloseReason::ClientIdle,
         Ok(Err(_)) => CloseReason::ClientReset,
         Ok(Ok(None)) => CloseReason::ClientClosed,
-        Ok(Ok(Some(true))) => Box::pin(http2(client, &leash, io)).await,
+        Ok(Ok(Some(true))) => Box::pin(http2::serve(client, &leash, io)).await,
         Ok(Ok(Some(false))) => http1::serve(client, &leash, io).await,
     }
 }
@@ -307,56 +315,6 @@ async fn told_to_end(leash: &Leash) {
         () = sleep_until(at.into()) => {}
         () = leash.pulled.notified() => {}
     }
-}
-
-/// Gives each request its exchange.
-struct Exchanges(Rc<Client>);
-
-impl Service<Request<Incoming>> for Exchanges {
-    type Response = Response<ResponseBody>;
-    type Error = std::convert::Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>>>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let client = self.0.clone();
-        Box::pin(async move { Ok(exchange::answer(client, request.map(body::Incoming::Http2)).await) })
-    }
-}
-
-async fn http2(client: Rc<Client>, leash: &Leash, io: Io) -> CloseReason {
-    client.meter.is_shared.set(true);
-    let limits = client.limits();
-    let mut builder = http2::Builder::new(Local);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams.get())
-        .max_header_list_size(limits.header_bytes)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_pending_accept_reset_streams(limits.streams.get() as usize)
-        .max_local_error_reset_streams(limits.resets.get() as usize);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), Exchanges(client.clone())));
-    let mut watch = Watch::new(&client, leash);
-    poll_fn(|cx| {
-        loop {
-            match connection.as_mut().poll(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(leash.agreed()),
-                Poll::Ready(Err(_)) => return Poll::Ready(CloseReason::ClientReset),
-                Poll::Pending => client.meter.settle(),
-            }
-            if client.resets.get().0 > limits.resets.get() {
-                return Poll::Ready(CloseReason::Limited);
-            }
-            match watch.poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Due::Shutdown) => connection.as_mut().graceful_shutdown(),
-                Poll::Ready(Due::Rest) => {}
-                Poll::Ready(Due::End(reason)) => return Poll::Ready(reason),
-            }
-        }
-    })
-    .await
 }
 
 /// Nothing.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
 use http::request::Parts;
@@ -124,7 +124,8 @@ impl Exchange<'_> {
         let prepared = &self.sites.routes[found.index];
         record.on_route(prepared);
         client.set_patience(prepared.route.timeout.idle);
-        let since_epoch = if prepared.route.policies.auth.is_some() { since_epoch() } else { Duration::ZERO };
+        let since_epoch =
+            if prepared.route.policies.auth.is_some() { client.thread.clock.since_epoch() } else { Duration::ZERO };
         let now = Moment { since_start: client.thread.shared.since(record.began), since_epoch };
         let address = client.peer.map(|_| who.address);
         let asked = policy::Asked { method: &parts.method, client: address, headers: &mut parts.headers, now };
@@ -203,7 +204,7 @@ impl Exchange<'_> {
             false => {
                 let intake = record.intake.clone();
                 let sites = self.sites.clone();
-                RequestBody::Stream { incoming, left: limit, intake, sites, _under_way: UnderWay::new(client) }
+                RequestBody::Stream { incoming, left: limit, intake, sites, under_way: UnderWay::new(client) }
             }
         };
         let intake = record.intake.clone();
@@ -304,10 +305,4 @@ fn edit(headers: &mut HeaderMap, edits: &Edits) {
     for (name, value) in &edits.add {
         headers.append(name, value.clone());
     }
-}
-
-/// The time of day, which tokens are dated in.
-#[allow(clippy::disallowed_methods)] // the policies are given it
-fn since_epoch() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }

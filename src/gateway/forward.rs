@@ -164,7 +164,7 @@ impl<'r> Tries<'r> {
                 Err(Refusal::PoolFull) if queue.max > 0 => {}
                 Err(refusal) => return Err(refusal),
             }
-            let now = self.thread.now();
+            let now = self.thread.clock.now();
             let (line, since) = match &waiting {
                 Some(waiting) => waiting,
                 None => waiting.insert((self.thread.lines.join(self.pool).ok_or(Refusal::PoolFull)?, now)),
@@ -209,7 +209,7 @@ impl<'r> Tries<'r> {
     async fn connect(&mut self, backend: &Backend) -> Result<Option<(Link, Option<Duration>)>, Refusal> {
         let thread = self.thread;
         let speech = self.pool.config.http.speech;
-        let began = thread.now();
+        let began = thread.clock.turn();
         let idle = thread.idle.borrow_mut().take(backend.id, speech, began);
         if let Some((link, idle)) = idle {
             return Ok(Some((link, Some(idle))));
@@ -218,7 +218,7 @@ impl<'r> Tries<'r> {
         // Seldom needed, and large.
         let failure = match Box::pin(backend::connect(self.pool, backend, &thread.links)).await {
             Ok(link) => {
-                let took = thread.now() - began;
+                let took = thread.clock.now() - began;
                 backend.stats.note_connect(took);
                 cell.established.add(1);
                 cell.connects.record(took);
@@ -253,13 +253,13 @@ impl<'r> Tries<'r> {
 
     /// What is left of the request's time, over all its tries.
     fn left(&self) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(self.thread.now()))
+        self.deadline.map(|deadline| deadline.saturating_duration_since(self.thread.clock.now()))
     }
 
     /// `None` when it took too long.
     async fn send(&self, link: &mut Link, request: &mut Outgoing<'_>, stays: bool) -> Option<Sent> {
         let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try_timeout);
-        match per_try.map(|limit| self.thread.now() + limit).into_iter().chain(self.deadline).min() {
+        match per_try.map(|limit| self.thread.clock.now() + limit).into_iter().chain(self.deadline).min() {
             Some(limit) => tokio::time::timeout_at(limit.into(), link.send(request, stays)).await.ok(),
             None => Some(link.send(request, stays).await),
         }

@@ -4,7 +4,7 @@
 //! a request is served from its first byte to its last on one core, and no lock is on its way.
 //!
 //! `thread` listens by its `door`s and takes commands, `client` carries one connection of a client under `watch`, by `http1`
-//! or hyper,
+//! or `http2`, whose streams are watched by their `motion`,
 //! `exchange` one request through `canonical`, `route` and `policy` to `forward`, which chooses a backend and sends;
 //! `backend` keeps the connections (`links` ends them), `body` and `tunnel` carry what follows the headers, `reply` is what the gateway says
 //! itself.
@@ -14,14 +14,17 @@ mod body;
 pub mod breaker;
 pub mod canonical;
 mod client;
+mod clock;
 mod door;
 mod exchange;
 mod forward;
 pub mod forwarded;
 pub mod http1;
+mod http2;
 mod io;
 mod line;
 mod links;
+mod motion;
 pub mod policy;
 mod record;
 pub mod refusal;

@@ -54,7 +54,7 @@ impl Record {
     /// A request begins; it counts with `outside` until it has a route.
     pub fn new(client: Rc<Client>, method: Method, version: Version, outside: Arc<RouteStats>) -> Self {
         client.begin();
-        let began = client.thread.now();
+        let began = client.thread.clock.turn();
         let address = client.peer.map(|peer| peer.ip());
         Self {
             client,
@@ -122,7 +122,9 @@ impl Record {
     pub fn on_answer(&mut self, status: StatusCode) {
         self.is_answered = true;
         self.status = status;
-        self.first_byte = Some(self.client.thread.now() - self.began);
+        let now = self.client.thread.clock.turn();
+        self.client.motion().note_answer(now);
+        self.first_byte = Some(now - self.began);
     }
 
     /// Bytes of the answer's body.
@@ -156,7 +158,7 @@ fn version_text(version: Version) -> &'static str {
 impl Drop for Record {
     fn drop(&mut self) {
         let thread = self.client.thread.clone();
-        let took = thread.now() - self.began;
+        let took = thread.clock.turn() - self.began;
         if !self.is_answered {
             // The client has gone away meanwhile.
             self.client.on_reset();

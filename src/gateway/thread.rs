@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
@@ -18,8 +18,8 @@ use tokio::sync::{Notify, mpsc};
 use super::Shared;
 use super::backend::Idle;
 use super::client::{self, Ends};
+use super::clock::Clock;
 use super::door::Door;
-use super::http1::date::{Date, Dates};
 use super::io::Raw;
 use super::line::{Budgets, Lines};
 use super::links::Links;
@@ -54,6 +54,7 @@ pub struct Thread {
     pub index: usize,
     /// What all threads share.
     pub shared: Shared,
+    pub clock: Clock,
     view: RefCell<View>,
     /// Routes and policies of the snapshot's file, ready for use.
     sites: RefCell<Sites>,
@@ -82,7 +83,6 @@ pub struct Thread {
     rests: Cell<u32>,
     trimmed: Cell<Option<Instant>>,
     events: RefCell<Vec<Event>>,
-    dates: Dates,
 }
 
 /// Runs tasks on the thread they come from.
@@ -127,7 +127,7 @@ impl Thread {
             rests: Cell::new(0),
             trimmed: Cell::new(None),
             events: RefCell::default(),
-            dates: Dates::default(),
+            clock: Clock::new(shared.start),
             shared,
         }
     }
@@ -153,8 +153,8 @@ impl Thread {
         self.unlisten_if(|_, _| true);
         self.doom(Duration::ZERO, Duration::ZERO, CloseReason::Killed, |_| true);
         // The tasks that were told to end do so before the thread does.
-        let limit = self.now() + LAST_LOOKS;
-        while !self.leashes.borrow().is_empty() && self.now() < limit {
+        let limit = self.clock.now() + LAST_LOOKS;
+        while !self.leashes.borrow().is_empty() && self.clock.now() < limit {
             tokio::time::sleep(LAST_LOOK).await;
         }
         self.flush();
@@ -180,7 +180,7 @@ impl Thread {
 
     /// Lets the system have what many connections that rest have given back.
     fn trim(&self) {
-        let now = self.now();
+        let now = self.clock.now();
         let is_due = self.trimmed.get().is_none_or(|at| now - at >= TRIM_INTERVAL);
         if is_due && self.rests.get() >= TRIM_AFTER_RESTS {
             self.trimmed.set(Some(now));
@@ -200,7 +200,7 @@ impl Thread {
             .iter()
             .flat_map(|pool| pool.backends().map(|id| (id, pool.config.http.speech.idle_timeout)))
             .collect();
-        self.idle.borrow_mut().sweep(|backend| timeouts.get(&backend).copied(), self.now());
+        self.idle.borrow_mut().sweep(|backend| timeouts.get(&backend).copied(), self.clock.now());
     }
 
     /// The snapshot of now.
@@ -227,20 +227,9 @@ impl Thread {
         &self.shared.threads[self.index]
     }
 
-    /// The engine's clock.
-    #[allow(clippy::disallowed_methods)] // the cores are given its time
-    pub fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    /// The time of day, for answers.
-    pub fn date(&self) -> Date {
-        self.dates.date(self.now(), wall_clock)
-    }
-
     /// This moment for limits and breakers.
     pub fn since_start(&self) -> Duration {
-        self.shared.since(self.now())
+        self.shared.since(self.clock.now())
     }
 
     /// A number that no other connection or request of the process has.
@@ -260,7 +249,7 @@ impl Thread {
             Command::Drain { scope, deadline, spread } => {
                 if scope == Scope::All {
                     self.unlisten_if(|_, _| true);
-                    self.leaving.set(Some(self.now() + deadline));
+                    self.leaving.set(Some(self.clock.now() + deadline));
                 }
                 match scope {
                     Scope::All => self.doom(deadline, spread, CloseReason::Drained, |_| true),
@@ -338,7 +327,7 @@ impl Thread {
             (None, _) => Err(CloseReason::MaxConnections),
             (Some(_), Some(peer)) if !site.config.allows(peer.ip()) => Err(CloseReason::Denied),
             (Some(slot), Some(peer)) => {
-                let limited = site.stats.clients.admit(ClientKey::from(peer.ip()), self.shared.since(self.now()));
+                let limited = site.stats.clients.admit(ClientKey::from(peer.ip()), self.shared.since(self.clock.now()));
                 limited.map(|()| slot).map_err(|_| CloseReason::Limited)
             }
             (Some(slot), None) => Ok(slot),
@@ -350,7 +339,7 @@ impl Thread {
     }
 
     fn open(self: &Rc<Self>, site: Arc<Site>, slot: ListenerSlot, raw: Raw, peer: Option<SocketAddr>) {
-        let age = site.config.max_age.map(|max| self.now() + engine::age(max, &mut self.rng.borrow_mut()));
+        let age = site.config.max_age.map(|max| self.clock.now() + engine::age(max, &mut self.rng.borrow_mut()));
         let leash = Rc::new(Leash::new(site.id, age));
         if let Some(deadline) = self.leaving.get().or(site.drain) {
             leash.doom(deadline, CloseReason::Drained);
@@ -359,7 +348,7 @@ impl Thread {
         self.stats().active.fetch_add(1, Relaxed);
         let thread = self.clone();
         tokio::task::spawn_local(async move {
-            let began = thread.now();
+            let began = thread.clock.now();
             // Only the log wants to know.
             let local = if thread.shared.access == Access::Off { None } else { raw.local_address() };
             let reason = client::serve(&thread, site.clone(), leash, raw, Ends { peer, local }).await;
@@ -368,7 +357,7 @@ impl Thread {
             }
             let cell = site.stats.cell(thread.index);
             cell.closed[reason.index()].add(1);
-            cell.durations.record(thread.now() - began);
+            cell.durations.record(thread.clock.now() - began);
             if let Some(peer) = peer {
                 site.stats.clients.release(ClientKey::from(peer.ip()));
             }
@@ -431,7 +420,7 @@ impl Thread {
         let leashes = self.leashes.borrow();
         let doomed: Vec<&Rc<Leash>> = leashes.iter().map(|(_, leash)| leash).filter(|leash| which(leash)).collect();
         let ending = Ending { reason, deadline, spread };
-        let now = self.now();
+        let now = self.clock.now();
         let times = ending.times(Duration::ZERO, doomed.len(), &mut self.rng.borrow_mut());
         for (leash, after) in doomed.into_iter().zip(times) {
             leash.doom(now + after, reason);
@@ -444,7 +433,7 @@ impl Thread {
             return;
         }
         let mut event = event(self);
-        event.time_ms = wall_clock_ms();
+        event.time_ms = self.clock.since_epoch().as_millis() as u64;
         let mut events = self.events.borrow_mut();
         events.push(event);
         if events.len() == 1 {
@@ -460,13 +449,4 @@ impl Thread {
             self.shared.journal.push(&mut events);
         }
     }
-}
-
-#[allow(clippy::disallowed_methods)] // the time of day for the log and for answers
-fn wall_clock() -> SystemTime {
-    SystemTime::now()
-}
-
-fn wall_clock_ms() -> u64 {
-    wall_clock().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

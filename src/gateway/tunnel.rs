@@ -39,12 +39,12 @@ pub async fn carry(io: Io, tunnel: Tunnel, client: &Client, leash: &Leash) -> Cl
         tokio::join!(up, down)
     };
     let watch = async {
-        let mut seen = (0, client.thread.now());
+        let mut seen = (0, client.thread.clock.now());
         loop {
             let pulled = leash.pulled.notified();
             // Whoever pulls has set the time by which it ends.
             let _ = tokio::time::timeout(LOOK_INTERVAL, pulled).await;
-            let (moved, now) = (meters.0.read.get() + meters.1.read.get(), client.thread.now());
+            let (moved, now) = (meters.0.read.get() + meters.1.read.get(), client.thread.clock.now());
             if moved != seen.0 {
                 seen = (moved, now);
             } else if idle.is_some_and(|idle| now - seen.1 >= idle) {

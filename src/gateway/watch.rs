@@ -89,7 +89,7 @@ pub struct Watch<'c> {
 impl<'c> Watch<'c> {
     /// Over a connection that has just become idle.
     pub fn new(client: &'c Rc<Client>, leash: &'c Leash) -> Self {
-        let now = client.thread.now();
+        let now = client.thread.clock.now();
         if leash.doom.get().is_some() {
             // It was told so before there was anybody to hear it.
             leash.pulled.notify_one();
@@ -110,7 +110,7 @@ impl<'c> Watch<'c> {
         let doom = self.leash.doom.get();
         if self.seen != Some(doom) && self.pulled.as_mut().poll(cx).is_ready() {
             self.pulled.set(self.leash.pulled.notified());
-            self.timer.as_mut().reset(self.client.thread.now().into());
+            self.timer.as_mut().reset(self.client.thread.clock.now().into());
             self.leash.told.set(self.leash.doom.get().map(|(_, reason)| reason));
             return Poll::Ready(Due::Shutdown);
         }
@@ -119,7 +119,7 @@ impl<'c> Watch<'c> {
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            let now = self.client.thread.now();
+            let now = self.client.thread.clock.now();
             if let Some(reason) = self.leash.is_due(now) {
                 return Poll::Ready(Due::End(reason));
             }
@@ -153,11 +153,15 @@ impl<'c> Watch<'c> {
         let limits = client.limits();
         if client.active.get() > 0 {
             self.header_since = None;
-            let stalled = client.meter.blocked.get() || client.bodies.get() > 0;
-            return match client.patience.get() {
-                Some(patience) if stalled && now - self.moved.1 >= patience => Err(Due::End(CloseReason::ClientIdle)),
-                _ => Ok(now + LOOK_INTERVAL),
+            let stands_still = match client.meter.is_shared.get() {
+                true => client.streams.end_those_that_stand_still(now),
+                false => {
+                    let motion = client.motion();
+                    let must_move = client.meter.blocked.get() || motion.has_bodies();
+                    must_move && motion.patience().is_some_and(|patience| now - self.moved.1 >= patience)
+                }
             };
+            return if stands_still { Err(Due::End(CloseReason::ClientIdle)) } else { Ok(now + LOOK_INTERVAL) };
         }
         if client.meter.read.get() > client.idle_read.get() || client.meter.blocked.get() {
             // A request that has begun, or an answer that is not taken.

@@ -95,7 +95,7 @@ async fn doze(client: &Client, leash: &Leash, io: &Io) -> Result<(), CloseReason
     tokio::select! {
         readable = io.readable() => readable.map_err(|_| CloseReason::ClientReset),
         () = sleep_until(patience.min(leash.age.unwrap_or(patience)).into()) => {
-            Err(leash.is_aged(client.thread.now()).unwrap_or(CloseReason::ClientIdle))
+            Err(leash.is_aged(client.thread.clock.now()).unwrap_or(CloseReason::ClientIdle))
         }
         () = leash.pulled.notified() => Err(leash.doom.get().map_or(CloseReason::Drained, |(_, reason)| reason)),
     }
@@ -115,6 +115,7 @@ async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
     let mut requests = pin!(session.requests());
     let mut watch = Watch::new(client, leash);
     let next = poll_fn(|cx| {
+        client.thread.clock.now();
         loop {
             if let Poll::Ready(next) = requests.as_mut().poll(cx) {
                 return Poll::Ready(next);
@@ -206,7 +207,7 @@ impl Session<'_> {
     async fn respond(&self, asked: Asked, response: Response<ResponseBody>) -> Result<bool, Next> {
         let (parts, mut body) = response.into_parts();
         let keeps = asked.keeps && !self.is_last.get() && self.will_be_read();
-        let date = self.client.thread.date();
+        let date = self.client.thread.clock.date();
         let mut reply = Reply::begin(&asked, keeps, &parts, &body, &date, self.conn.borrow_mut().outbox.row());
         drop(parts);
         self.is_open_ended.set(reply.ends_with_connection());
