@@ -165,9 +165,10 @@ impl Authority {
 
     fn read(sent: HeaderValue) -> Result<Self, Malformed> {
         let text = sent.to_str().map_err(|_| Malformed::BadHost)?;
-        let (host, port) = match text.find(']') {
-            Some(end) => text.split_at(end + 1),
-            None => text.split_at(text.find(':').unwrap_or(text.len())),
+        let find = |sign: u8| text.bytes().position(|byte| byte == sign);
+        let (host, port) = match text.as_bytes() {
+            [b'[', ..] => text.split_at(find(b']').ok_or(Malformed::BadHost)? + 1),
+            _ => text.split_at(find(b':').unwrap_or(text.len())),
         };
         let port = read_port(port)?;
         let canonical = canonical_host(host)?;
@@ -214,11 +215,21 @@ fn canonical_host(host: &str) -> Result<Option<String>, Malformed> {
         return Ok(Some(canonical).filter(|canonical| canonical != host));
     }
     let name = host.strip_suffix('.').unwrap_or(host);
-    let is_known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if name.len() > HOST_BYTES_MAX || name.split('.').any(str::is_empty) || !name.bytes().all(is_known) {
+    let mut is_canonical = name.len() == host.len();
+    // An empty label is one that ends where it begins.
+    let mut before = b'.';
+    for byte in name.bytes() {
+        match byte {
+            b'.' if before == b'.' => return Err(Malformed::BadHost),
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => {}
+            b'A'..=b'Z' => is_canonical = false,
+            _ => return Err(Malformed::BadHost),
+        }
+        before = byte;
+    }
+    if before == b'.' || name.len() > HOST_BYTES_MAX {
         return Err(Malformed::BadHost);
     }
-    let is_canonical = name.len() == host.len() && !name.bytes().any(|byte| byte.is_ascii_uppercase());
     Ok((!is_canonical).then(|| name.to_ascii_lowercase()))
 }
 

@@ -106,18 +106,17 @@ pub fn request(read: &mut BytesMut, limits: Limits) -> Result<Option<RequestHead
     parts.uri = Uri::from_maybe_shared(head.slice(path)).map_err(|_| Bad::FirstLine)?;
     parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
     let is_old = version == 0;
-    if !header_map(&head, places, &mut parts.headers)? {
-        // As nearly all are.
-        return Ok(Some(RequestHead { parts, body: Decoder::Length(0), keeps: !is_old, waits: false }));
-    }
-    let body = match (is_chunked(&parts.headers, is_old)?, length_of_body(&mut parts.headers)?) {
+    let seen = header_map(&head, places, &mut parts.headers)?;
+    let body = match (seen.is_chunked(&parts.headers, is_old)?, seen.length(&mut parts.headers)?) {
         (true, Some(_)) => return Err(Bad::FramedTwice),
         (true, None) => Decoder::chunked(),
         (false, length) => Decoder::Length(length.unwrap_or(0)),
     };
-    let waits = !is_old
+    let keeps = seen.keeps(&parts.headers, is_old);
+    let waits = seen.expectation
+        && !is_old
         && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    Ok(Some(RequestHead { body, keeps: keeps(&parts.headers, is_old), waits, parts }))
+    Ok(Some(RequestHead { parts, body, keeps, waits }))
 }
 
 /// Takes the head of a response to a request of this method from what was read; `None` = more must be read.
@@ -142,13 +141,13 @@ pub fn response(read: &mut BytesMut, limits: Limits, to: &Method) -> Result<Opti
     if let Some(text) = reason.and_then(|place| HeaderValue::from_maybe_shared(head.slice(place)).ok()) {
         parts.extensions.insert(Reason(text));
     }
-    header_map(&head, places, &mut parts.headers)?;
+    let seen = header_map(&head, places, &mut parts.headers)?;
     let is_old = version == 0;
-    let mut keeps = keeps(&parts.headers, is_old);
-    let length = length_of_body(&mut parts.headers)?;
+    let mut keeps = seen.keeps(&parts.headers, is_old);
+    let length = seen.length(&mut parts.headers)?;
     let body = if has_no_body(status, to) {
         Decoder::Length(0)
-    } else if is_chunked(&parts.headers, is_old)? {
+    } else if seen.is_chunked(&parts.headers, is_old)? {
         // Chunks win, and whoever sends both is not to be trusted with another request (RFC 9112, 6.3).
         keeps &= parts.headers.remove(CONTENT_LENGTH).is_none();
         Decoder::chunked()
@@ -223,53 +222,91 @@ fn places(head: &[u8], fields: &[Header<'_>]) -> Vec<Place> {
     fields.iter().map(|field| (place(head, field.name.as_bytes()), place(head, field.value))).collect()
 }
 
-/// Fills the headers; tells whether one of them concerns the connection or the end of the message.
-fn header_map(head: &Bytes, places: Vec<Place>, headers: &mut HeaderMap) -> Result<bool, Bad> {
+/// Which of the fields that concern the connection or the end of the message are there: one look at each name costs less
+/// than looking each of these up.
+#[derive(Default)]
+struct Seen {
+    connection: bool,
+    length: bool,
+    coding: bool,
+    expectation: bool,
+}
+
+/// Fills the headers.
+fn header_map(head: &Bytes, places: Vec<Place>, headers: &mut HeaderMap) -> Result<Seen, Bad> {
     headers.reserve(places.len());
-    let mut concerns_us = false;
+    let mut seen = Seen::default();
     for (name, value) in places {
         let name = HeaderName::from_bytes(&head[name]).map_err(|_| Bad::Syntax(httparse::Error::HeaderName))?;
         let value = HeaderValue::from_maybe_shared(head.slice(value));
-        concerns_us |= matches!(name, CONNECTION | CONTENT_LENGTH | EXPECT | TRANSFER_ENCODING);
+        match name {
+            CONNECTION => seen.connection = true,
+            CONTENT_LENGTH => seen.length = true,
+            TRANSFER_ENCODING => seen.coding = true,
+            EXPECT => seen.expectation = true,
+            _ => {}
+        }
         headers.append(name, value.map_err(|_| Bad::Syntax(httparse::Error::HeaderValue))?);
     }
-    Ok(concerns_us)
+    Ok(seen)
 }
 
-/// Whether its body is in chunks.
-fn is_chunked(headers: &HeaderMap, is_old: bool) -> Result<bool, Bad> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(false),
-        (Some(coding), None) if !is_old && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
-        _ => Err(Bad::Coding),
-    }
-}
-
-/// What Content-Length says. One that is said several times alike is said once afterwards (RFC 9112, 6.3).
-fn length_of_body(headers: &mut HeaderMap) -> Result<Option<u64>, Bad> {
-    let mut said = headers.get_all(CONTENT_LENGTH).iter();
-    let Some(first) = said.next() else { return Ok(None) };
-    let first = first.clone();
-    let others = said.try_fold(0, |others, other| if *other == first { Ok(others + 1) } else { Err(Bad::Length) })?;
-    let is_number = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
-    let length = first.to_str().ok().filter(|_| is_number).and_then(|text| text.parse().ok()).ok_or(Bad::Length)?;
-    if others > 0 {
-        headers.insert(CONTENT_LENGTH, first);
-    }
-    Ok(Some(length))
-}
-
-/// Whether the connection stays for another message (RFC 9112, 9.3).
-fn keeps(headers: &HeaderMap, is_old: bool) -> bool {
-    let (mut stays, mut closes) = (false, false);
-    for value in headers.get_all(CONNECTION) {
-        for option in value.as_bytes().split(|byte| *byte == b',') {
-            stays |= option.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
-            closes |= option.trim_ascii().eq_ignore_ascii_case(b"close");
+impl Seen {
+    /// Whether its body is in chunks.
+    fn is_chunked(&self, headers: &HeaderMap, is_old: bool) -> Result<bool, Bad> {
+        if !self.coding {
+            return Ok(false);
+        }
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        match (codings.next(), codings.next()) {
+            (Some(coding), None) if !is_old && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
+            _ => Err(Bad::Coding),
         }
     }
-    !closes && (stays || !is_old)
+
+    /// What Content-Length says. One that is said several times alike is said once afterwards (RFC 9112, 6.3).
+    fn length(&self, headers: &mut HeaderMap) -> Result<Option<u64>, Bad> {
+        if !self.length {
+            return Ok(None);
+        }
+        let mut said = headers.get_all(CONTENT_LENGTH).iter();
+        let Some(first) = said.next() else { return Ok(None) };
+        let length = number(first.as_bytes()).ok_or(Bad::Length)?;
+        let mut others = said.peekable();
+        if others.peek().is_some() {
+            if others.any(|other| other != first) {
+                return Err(Bad::Length);
+            }
+            let once = first.clone();
+            headers.insert(CONTENT_LENGTH, once);
+        }
+        Ok(Some(length))
+    }
+
+    /// Whether the connection stays for another message (RFC 9112, 9.3).
+    fn keeps(&self, headers: &HeaderMap, is_old: bool) -> bool {
+        let (mut stays, mut closes) = (false, false);
+        if self.connection {
+            for value in headers.get_all(CONNECTION) {
+                for option in value.as_bytes().split(|byte| *byte == b',') {
+                    stays |= option.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
+                    closes |= option.trim_ascii().eq_ignore_ascii_case(b"close");
+                }
+            }
+        }
+        !closes && (stays || !is_old)
+    }
+}
+
+/// Digits and nothing else: a sign, which a number may have elsewhere, is none here.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
 }
 
 // --- Writing ---------------------------------------------------------------------------------------------------------
