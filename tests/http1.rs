@@ -4,7 +4,7 @@
 
 mod harness;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use harness::http::{Peer, first_answer, get, listener, pool_of, post, reply, request, site};
@@ -97,6 +97,7 @@ fn the_beginning_of_a_request_behind_another_is_not_waited_for_longer_than_any()
     let mut client = Peer::of(evener.port("web"));
     let began = now();
     assert_eq!(client.ask(get("/") + "GET /next HTTP/1.1\r\nhost:").status(), 200);
+    assert_eq!(client.response().status(), 408);
     assert!(client.is_over());
     assert!((Duration::from_secs(1)..Duration::from_secs(8)).contains(&began.elapsed()), "{:?}", began.elapsed());
 }
@@ -108,6 +109,7 @@ fn a_first_request_that_stops_after_a_byte_is_not_waited_for_longer_than_any() {
     for begun in ["G", "GET / HTTP/1.1\r\nhost:"] {
         let (mut client, began) = (Peer::of(evener.port("web")), now());
         client.send(begun);
+        assert_eq!(client.response().status(), 408);
         assert!(client.is_over());
         assert!((Duration::from_secs(1)..Duration::from_secs(8)).contains(&began.elapsed()), "{:?}", began.elapsed());
     }
@@ -226,6 +228,30 @@ fn a_client_that_goes_is_not_answered_by_anybody() {
         }
         assert!(server.is_over(), "its backend is not asked any more");
         wait_until(SOON, "it is in the log", || evener.events().iter().any(|event| event["status"] == 499));
+    }
+}
+
+#[test]
+fn who_breaks_an_upload_off_is_neither_answered_nor_is_the_backend_blamed() {
+    for is_reset in [false, true] {
+        let backend = Backend::held();
+        let evener = start(&site("", "", "", &[&backend]));
+        let mut client = Peer::of(evener.port("web"));
+        client.send(request("POST", "/", "content-length: 100\r\n") + "half");
+        let mut server = Peer::on(backend.take());
+        server.head();
+        server.0.read_exact(&mut [0; 4]).unwrap();
+        let stream = client.0.into_inner();
+        if is_reset {
+            reset(stream);
+        } else {
+            shut_write(&stream);
+        }
+        assert!(server.is_over());
+        wait_until(SOON, "it is in the log", || evener.events().iter().any(|event| event["event"] == "request"));
+        let events = evener.events();
+        let event = events.iter().find(|event| event["event"] == "request").unwrap();
+        assert_eq!((&event["status"], &event["refusal"]), (&499.into(), &serde_json::Value::Null), "{event}");
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod harness;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use harness::http::{Peer, chunked, first_answer, get, listener, post, reply, request, site};
@@ -218,6 +218,12 @@ fn a_header_that_comes_too_slowly_ends_the_connection() {
         over(&mut first) & over(&mut second)
     });
     assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    let mut third = Peer::of(port);
+    third.send(start_of);
+    let answer = third.response();
+    assert_eq!((answer.status(), answer.field("connection")), (408, Some("close")), "who waits is told why");
+    assert!(third.is_over());
+    wait_for_refusal(&evener, "request_timeout");
     assert_eq!(ending(&mut silent).1, 0, "nor does silence");
     assert_eq!(backend.requests().len(), 1);
 }
@@ -241,9 +247,27 @@ fn a_client_that_stops_in_the_middle_of_its_body_is_not_waited_for() {
     client.send(request("POST", "/", "content-length: 100\r\n") + "half");
     let mut server = Peer::on(backend.take());
     server.head();
-    let answer = client.try_response().ok().flatten();
-    assert!(answer.is_none_or(|answer| answer.status() == 408));
-    assert!(client.is_over());
+    server.0.read_exact(&mut [0; 4]).unwrap();
+    let answer = client.response();
+    assert_eq!((answer.status(), answer.field("connection")), (408, Some("close")));
+    assert!(client.is_over() && server.is_over());
+    wait_for_refusal(&evener, "request_timeout");
+}
+
+#[test]
+fn a_backend_that_takes_no_body_is_not_the_clients_doing() {
+    let backend = Backend::held();
+    let evener = start(&site("", "timeout = { idle = \"1s\", request = \"0s\" }", "", &[&backend]));
+    let mut client = Peer::of(evener.port("web"));
+    client.send(request("POST", "/", "content-length: 1000000000\r\n"));
+    let _server = backend.take();
+    let block = [b'x'; 65536];
+    client.stream().set_write_timeout(Some(SOON)).unwrap();
+    let refused = std::iter::repeat_with(|| client.stream().write_all(&block)).find_map(Result::err).unwrap();
+    assert_ne!(refused.kind(), std::io::ErrorKind::WouldBlock, "it is not waited for either");
+    wait_until(SOON, "it is in the log", || evener.events().iter().any(|event| event["event"] == "request"));
+    let refusal = |event: &serde_json::Value| event["refusal"] == "request_timeout";
+    assert!(!evener.events().iter().any(refusal), "{:?}", evener.events());
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::forwarded;
 use super::http1::head::Bad;
 use super::http1::{self, Upload};
 use super::record::Record;
+use super::refusal::Refusal;
 use super::sites::SiteTable;
 use super::thread::Thread;
 use crate::config::http::Speech;
@@ -25,6 +26,9 @@ pub enum Cut {
     /// It is longer than the route takes.
     #[error("the request's body is larger than allowed")]
     TooLarge,
+    /// It did not come in time.
+    #[error("it did not come in time")]
+    Late,
     /// It is not framed as it should be.
     #[error(transparent)]
     Bad(#[from] Bad),
@@ -86,12 +90,23 @@ impl Incoming {
 pub struct Intake {
     /// Bytes so far.
     pub bytes: Cell<u64>,
-    /// More than the route takes.
-    pub too_large: Cell<bool>,
-    /// The client broke it off, or framed it wrongly.
-    pub broken: Cell<bool>,
+    /// What was wrong with it.
+    pub fault: Cell<Option<Refusal>>,
+    /// The client broke it off: nobody is there any more.
+    pub is_given_up: Cell<bool>,
     /// It has come to its end.
     pub complete: Cell<bool>,
+}
+
+impl Intake {
+    fn note(&self, cut: &Cut) {
+        self.is_given_up.set(matches!(cut, Cut::Lost(_) | Cut::Http2(_)));
+        self.fault.set(Some(match cut {
+            Cut::TooLarge => Refusal::BodyTooLarge,
+            Cut::Late => Refusal::RequestTimeout,
+            Cut::Bad(_) | Cut::Lost(_) | Cut::Http2(_) => Refusal::Malformed,
+        }));
+    }
 }
 
 /// A request's body as the backend is sent it.
@@ -134,12 +149,14 @@ impl Body for RequestBody {
             let count = data.len() as u64;
             intake.bytes.set(intake.bytes.get() + count);
             let Some(rest) = left.checked_sub(count) else {
-                intake.too_large.set(true);
+                intake.fault.set(Some(Refusal::BodyTooLarge));
                 return Poll::Ready(Some(Err(Cut::TooLarge)));
             };
             *left = rest;
         }
-        intake.broken.set(matches!(frame, Some(Err(_))));
+        if let Some(Err(cut)) = &frame {
+            intake.note(cut);
+        }
         if is_last(&frame) || incoming.is_over() {
             intake.complete.set(true);
         }

@@ -57,7 +57,9 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
     let exchange = Exchange { client: &client, http, snapshot: &snapshot, sites: &sites };
     let outcome = exchange.run(&mut record, &mut parts, incoming).await;
     let response = outcome.unwrap_or_else(|failure| refuse(&mut record, failure));
-    record.on_answer(response.status());
+    if !record.intake.is_given_up.get() {
+        record.on_answer(response.status());
+    }
     response.map(|body| body.with_record(record))
 }
 

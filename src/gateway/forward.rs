@@ -107,8 +107,7 @@ pub async fn forward(
                 continue;
             }
             // The client's doing, for which no backend is blamed.
-            Some(Sent::Broken(_)) if outgoing.intake.too_large.get() => return Err(Refusal::BodyTooLarge),
-            Some(Sent::Broken(_)) if outgoing.intake.broken.get() => return Err(Refusal::Malformed),
+            Some(Sent::Broken(_)) if let Some(fault) = outgoing.intake.fault.get() => return Err(fault),
             // Ended here, for which nobody is blamed either.
             Some(Sent::Broken(_)) if link.ended() == Some(CloseReason::Killed) => (Refusal::Killed, |on| on.reset),
             Some(Sent::Broken(_)) if link.ended().is_some() => (Refusal::BackendFailed, |on| on.reset),

@@ -175,6 +175,7 @@ impl Drop for Record {
         cell.bytes_in.add(bytes_in);
         cell.bytes_out.add(self.bytes_out);
         let status = if self.is_answered { self.status.as_u16() } else { CLIENT_GONE };
+        self.refusal = self.refusal.filter(|_| self.is_answered);
         self.stats.cell(thread.index - thread.shared.first).note(status, self.refusal, took);
         self.client.end();
         thread.report(|thread| Event {

@@ -7,6 +7,8 @@ use http::StatusCode;
 pub enum Refusal {
     /// The request can be understood in two ways, or in none.
     Malformed,
+    /// It did not come in time.
+    RequestTimeout,
     /// Its header has too many fields or bytes.
     HeaderTooLarge,
     /// Its host is not one that this connection's certificate speaks for.
@@ -41,8 +43,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Malformed,
+        Self::RequestTimeout,
         Self::HeaderTooLarge,
         Self::Misdirected,
         Self::NoRoute,
@@ -86,6 +89,9 @@ impl Refusal {
     const fn words(self) -> (&'static str, StatusCode, &'static str) {
         match self {
             Self::Malformed => ("malformed", StatusCode::BAD_REQUEST, "The request is malformed or ambiguous"),
+            Self::RequestTimeout => {
+                ("request_timeout", StatusCode::REQUEST_TIMEOUT, "The request did not come in time")
+            }
             Self::HeaderTooLarge => {
                 ("header_too_large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's header is too large")
             }

@@ -31,7 +31,9 @@ pub struct Conn {
     /// Whose body it is: one that is left behind must not read the next one's. With HTTP/2 a backend may have answered
     /// and still take a request's body, or not.
     turn: u64,
-    /// Who waits for more of the body. With HTTP/2 to the backend that is another task.
+    /// A head or a body has not come in time.
+    pub is_late: bool,
+    /// Who waits for more of the body now. With HTTP/2 to the backend that is another task.
     reader: Option<Waker>,
 }
 
@@ -46,7 +48,16 @@ impl Conn {
     /// Over a socket.
     pub fn new(mut io: Io) -> Self {
         let (inbox, outbox) = (Inbox::with(io.take_ahead()), Outbox::default());
-        Self { io: Some(io), inbox, outbox, body: Decoder::Length(0), waits: false, turn: 0, reader: None }
+        Self {
+            io: Some(io),
+            inbox,
+            outbox,
+            body: Decoder::Length(0),
+            waits: false,
+            turn: 0,
+            is_late: false,
+            reader: None,
+        }
     }
 
     /// Takes the socket out, with what was read ahead.
@@ -85,6 +96,9 @@ impl Conn {
     ) -> Poll<Result<Option<RequestHead>, Cut>> {
         loop {
             let inbox = &mut self.inbox;
+            if self.is_late {
+                return Poll::Ready(Err(Cut::Late));
+            }
             if inbox.bytes.is_empty() && is_last {
                 return Poll::Ready(Ok(None));
             }
@@ -125,6 +139,9 @@ impl Conn {
             if let Some(piece) = self.body.decode(&mut self.inbox.bytes)? {
                 return Poll::Ready(Ok(piece.into_frame()));
             }
+            if self.is_late {
+                return Poll::Ready(Err(Cut::Late));
+            }
             if std::mem::take(&mut self.waits) && self.inbox.bytes.is_empty() {
                 self.outbox.row().extend_from_slice(CONTINUE);
                 // Only here: else who reads the body would be woken in place of who writes the answer. Should it fail,
@@ -135,6 +152,20 @@ impl Conn {
                 return Poll::Ready(Err(Cut::early()));
             }
         }
+    }
+
+    /// No more is waited for of what the client has begun to send, a head or a body, so that it can be told so. Tells
+    /// whether that is news.
+    pub fn give_up(&mut self, is_in_head: bool) -> bool {
+        let is_awaited = if is_in_head { !self.inbox.bytes.is_empty() } else { self.reader.is_some() };
+        if !is_awaited || self.is_late || !self.outbox.is_sent() {
+            return false;
+        }
+        self.is_late = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        true
     }
 
     /// Another request begins.
@@ -180,9 +211,7 @@ impl Upload {
             return Poll::Ready(Some(Err(Cut::early())));
         }
         let piece = conn.poll_piece(cx);
-        if piece.is_pending() && !conn.reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            conn.reader = Some(cx.waker().clone());
-        }
+        conn.reader = piece.is_pending().then(|| cx.waker().clone());
         piece.map(Result::transpose)
     }
 }

@@ -110,7 +110,7 @@ async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
         conn: Rc::new(RefCell::new(Conn::new(io))),
         limits: Limits { bytes: limits.header_bytes as usize, fields: limits.header_fields as usize },
         is_last: Cell::new(false),
-        is_open_ended: Cell::new(false),
+        answer: Cell::new(Answer::None),
     };
     let mut requests = pin!(session.requests());
     let mut watch = Watch::new(client, leash);
@@ -124,7 +124,8 @@ async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Due::Shutdown) => session.is_last.set(true),
                 Poll::Ready(Due::Rest) => return Poll::Ready(Next::Rest),
-                Poll::Ready(Due::End(reason)) if session.is_open_ended.get() => {
+                Poll::Ready(Due::End(CloseReason::ClientIdle)) if session.give_up() => {}
+                Poll::Ready(Due::End(reason)) if session.answer.get() == Answer::UntilClose => {
                     return Poll::Ready(Next::Abort(reason));
                 }
                 Poll::Ready(Due::End(reason)) => return Poll::Ready(Next::End(reason)),
@@ -143,8 +144,17 @@ struct Session<'c> {
     limits: Limits,
     /// There is no further request.
     is_last: Cell<bool>,
-    /// Nothing but its end tells the client that the present answer is whole.
-    is_open_ended: Cell<bool>,
+    answer: Cell<Answer>,
+}
+
+/// What is being sent of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    None,
+    /// One that says itself where it ends.
+    Framed,
+    /// One of which nothing but the connection's end tells that it is whole.
+    UntilClose,
 }
 
 impl Session<'_> {
@@ -152,9 +162,13 @@ impl Session<'_> {
         loop {
             let head = poll_fn(|cx| self.conn.borrow_mut().poll_head(self.limits, self.is_last.get(), cx));
             let outcome = match head.await {
-                Ok(None) => return Next::End(self.leash.agreed()),
+                Ok(None) => return self.end(),
                 Ok(Some(head)) => self.request(head).await,
-                Err(Cut::Bad(bad)) => self.refuse(bad).await,
+                Err(Cut::Bad(Bad::TooLarge)) => {
+                    return self.refuse(Refusal::HeaderTooLarge, Bad::TooLarge.to_string()).await;
+                }
+                Err(Cut::Bad(bad)) => return self.refuse(Refusal::Malformed, bad.to_string()).await,
+                Err(Cut::Late) => return self.refuse(Refusal::RequestTimeout, Cut::Late.to_string()).await,
                 Err(_) => return Next::End(CloseReason::ClientReset),
             };
             match outcome {
@@ -164,7 +178,7 @@ impl Session<'_> {
                         return Next::Switch(tunnel);
                     }
                     if !keeps || self.is_last.get() {
-                        return Next::End(self.leash.agreed());
+                        return self.end();
                     }
                 }
             }
@@ -194,14 +208,27 @@ impl Session<'_> {
         self.respond(asked, response).await
     }
 
-    /// Answers what is no request.
-    async fn refuse(&self, bad: Bad) -> Result<bool, Next> {
-        let refusal = if bad == Bad::TooLarge { Refusal::HeaderTooLarge } else { Refusal::Malformed };
+    /// Answers what is no request, or not a whole one.
+    async fn refuse(&self, refusal: Refusal, detail: String) -> Next {
         self.client.begin_request();
-        let response = exchange::refuse_unread(self.client, refusal, bad.to_string());
+        let response = exchange::refuse_unread(self.client, refusal, detail);
         let asked = Asked { method: Method::default(), is_old: false, keeps: false };
-        self.respond(asked, response).await?;
-        Err(Next::End(CloseReason::ClientReset))
+        match self.respond(asked, response).await {
+            Err(next) => next,
+            Ok(_) if refusal == Refusal::RequestTimeout => self.end(),
+            Ok(_) => Next::End(CloseReason::ClientReset),
+        }
+    }
+
+    /// There is no further request.
+    fn end(&self) -> Next {
+        let is_late = self.conn.borrow().is_late;
+        Next::End(if is_late { CloseReason::ClientIdle } else { self.leash.agreed() })
+    }
+
+    /// The client has stopped in the middle of its request: tells whether it can be answered so.
+    fn give_up(&self) -> bool {
+        self.answer.get() == Answer::None && self.conn.borrow_mut().give_up(self.client.active.get() == 0)
     }
 
     async fn respond(&self, asked: Asked, response: Response<ResponseBody>) -> Result<bool, Next> {
@@ -210,9 +237,9 @@ impl Session<'_> {
         let date = self.client.thread.clock.date();
         let mut reply = Reply::begin(&asked, keeps, &parts, &body, &date, self.conn.borrow_mut().outbox.row());
         drop(parts);
-        self.is_open_ended.set(reply.ends_with_connection());
+        self.answer.set(if reply.ends_with_connection() { Answer::UntilClose } else { Answer::Framed });
         poll_fn(|cx| self.poll_reply(&mut reply, &mut body, cx)).await?;
-        self.is_open_ended.set(false);
+        self.answer.set(Answer::None);
         drop(body);
         Ok(reply.keeps && self.conn.borrow_mut().skip_body())
     }
