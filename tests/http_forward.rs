@@ -181,6 +181,29 @@ fn a_slow_try_is_given_up_for_another() {
 }
 
 #[test]
+fn a_request_of_whatever_version_that_takes_longer_than_a_second_is_over_in_its_time() {
+    let slow = Backend::held();
+    let evener = start(&site("", "timeout = { request = \"1500ms\" }", "", &[&slow]));
+    let inner = ([127, 0, 0, 1], evener.port("web")).into();
+    let outer = listener("") + "[[route]]\nname = \"all\"\nlistener = \"web\"\npool = \"web\"\n";
+    let outer = start(&(outer + &pool_of("web", inner, "http = { version = \"2\" }")));
+    for port in [evener.port("web"), outer.port("web")] {
+        let began = now();
+        let mut client = Peer::of(port);
+        // The second one on a connection, too.
+        for path in ["/x", "/y"] {
+            assert_eq!(client.ask(get(path)).status(), 504);
+        }
+        assert!(
+            (Duration::from_millis(2900)..Duration::from_secs(5)).contains(&began.elapsed()),
+            "{:?}",
+            began.elapsed()
+        );
+        assert_eq!(logged(&evener, "/y")["refusal"], "backend_timeout");
+    }
+}
+
+#[test]
 fn a_request_is_over_in_its_time_however_many_tries_it_has() {
     let slow = Backend::held();
     let keys = format!("timeout = {{ request = \"500ms\" }}\n{}", retry("[\"timeout\"]", ", attempts = 10"));

@@ -16,6 +16,7 @@ use super::backend::{self, Link, Sent};
 use super::body::{Carrier, Intake, RequestBody, ResponseBody, Source};
 use super::client::{Client, UnderWay};
 use super::forwarded::Announced;
+use super::motion::Motion;
 use super::record::Record;
 use super::refusal::Refusal;
 use super::sticky;
@@ -53,6 +54,8 @@ pub struct Outgoing<'r> {
 /// What leads from one try to the next.
 struct Tries<'r> {
     thread: &'r Rc<Thread>,
+    /// By which the request is watched.
+    motion: Rc<Motion>,
     route: &'r Route,
     pool: &'r Arc<Pool>,
     /// The hash of the client's address.
@@ -85,7 +88,7 @@ pub async fn forward(
         route.sticky.as_ref().and_then(|rule| sticky::backend(rule, &pool.config.name, &outgoing.parts.headers));
     let is_bare = matches!(outgoing.body, RequestBody::Empty) && !outgoing.is_upgrade;
     let may_repeat = is_bare && is_idempotent(&outgoing.parts.method);
-    let mut tries = Tries::new(thread, route, pool, may_repeat, balance::hash_client(outgoing.client), record.began);
+    let mut tries = Tries::new(client, route, pool, may_repeat, balance::hash_client(outgoing.client), record.began);
     thread.budgets.earn(pool.id, route.retry.as_ref());
     loop {
         let (backend, place) = tries.choose(named.as_deref()).await?;
@@ -141,7 +144,7 @@ pub async fn forward(
 
 impl<'r> Tries<'r> {
     fn new(
-        thread: &'r Rc<Thread>,
+        client: &'r Rc<Client>,
         route: &'r Route,
         pool: &'r Arc<Pool>,
         may_repeat: bool,
@@ -150,7 +153,8 @@ impl<'r> Tries<'r> {
     ) -> Self {
         let deadline = route.timeout.request.map(|limit| began + limit);
         let (tried, connects, retries, reused_broke) = (Vec::new(), 0, 0, false);
-        Self { thread, route, pool, key, tried, connects, retries, reused_broke, may_repeat, deadline }
+        let (thread, motion) = (&client.thread, client.motion().clone());
+        Self { thread, motion, route, pool, key, tried, connects, retries, reused_broke, may_repeat, deadline }
     }
 
     /// A backend with a place on it; waits for one where the pool has a queue.
@@ -259,7 +263,7 @@ impl<'r> Tries<'r> {
     async fn send(&self, link: &mut Link, request: &mut Outgoing<'_>, stays: bool) -> Option<Sent> {
         let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try_timeout);
         match per_try.map(|limit| self.thread.clock.now() + limit).into_iter().chain(self.deadline).min() {
-            Some(limit) => tokio::time::timeout_at(limit.into(), link.send(request, stays)).await.ok(),
+            Some(due) => self.motion.by(due, self.thread.clock.turn(), link.send(request, stays)).await,
             None => Some(link.send(request, stays).await),
         }
     }

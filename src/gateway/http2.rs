@@ -69,7 +69,7 @@ pub async fn serve(client: Rc<Client>, leash: &Leash, io: Io) -> CloseReason {
             match watch.poll(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Due::Shutdown) => connection.as_mut().graceful_shutdown(),
-                Poll::Ready(Due::Rest) => {}
+                Poll::Ready(Due::Rest | Due::Late) => {}
                 Poll::Ready(Due::End(reason)) => return Poll::Ready(reason),
             }
         }

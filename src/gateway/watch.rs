@@ -11,13 +11,12 @@ use tokio::sync::futures::Notified;
 use tokio::time::{Sleep, sleep_until};
 
 use super::client::Client;
+use super::motion::LOOK_INTERVAL;
 use crate::id::ListenerId;
 use crate::reason::CloseReason;
 
 /// An idle connection gives its buffers back after this: not after each request, for the next one often follows soon.
 const REST_AFTER: Duration = Duration::from_secs(1);
-/// How often is looked whether a connection that carries requests still moves.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// By what others end a connection.
 #[derive(Debug)]
@@ -68,6 +67,8 @@ pub enum Due {
     Shutdown,
     /// It has been idle for a while.
     Rest,
+    /// What its request waits for has not come in time.
+    Late,
     /// It ends now.
     End(CloseReason),
 }
@@ -77,6 +78,8 @@ pub struct Watch<'c> {
     client: &'c Rc<Client>,
     leash: &'c Leash,
     timer: Pin<Box<Sleep>>,
+    /// The timer knows whom to wake: until then it need not be asked.
+    is_set: bool,
     pulled: Pin<Box<Notified<'c>>>,
     /// What `doom` was when `pulled` was last looked at: while it is the same nobody has pulled.
     seen: Option<Option<(Instant, CloseReason)>>,
@@ -98,6 +101,7 @@ impl<'c> Watch<'c> {
             client,
             leash,
             timer: Box::pin(sleep_until((now + LOOK_INTERVAL.min(REST_AFTER)).into())),
+            is_set: false,
             pulled: Box::pin(leash.pulled.notified()),
             seen: None,
             moved: (0, now),
@@ -110,13 +114,15 @@ impl<'c> Watch<'c> {
         let doom = self.leash.doom.get();
         if self.seen != Some(doom) && self.pulled.as_mut().poll(cx).is_ready() {
             self.pulled.set(self.leash.pulled.notified());
-            self.timer.as_mut().reset(self.client.thread.clock.now().into());
+            self.set_timer(self.client.thread.clock.now());
             self.leash.told.set(self.leash.doom.get().map(|(_, reason)| reason));
             return Poll::Ready(Due::Shutdown);
         }
         self.seen = Some(doom);
         loop {
-            if self.timer.as_mut().poll(cx).is_pending() {
+            let is_early = self.is_set && self.client.thread.clock.turn() < self.timer.deadline().into_std();
+            if is_early || self.timer.as_mut().poll(cx).is_pending() {
+                self.is_set = true;
                 return Poll::Pending;
             }
             let now = self.client.thread.clock.now();
@@ -133,14 +139,19 @@ impl<'c> Watch<'c> {
                 Ok(again) => {
                     let doom = self.leash.doom.get().map_or(again, |(at, _)| at);
                     let age = self.leash.age.filter(|_| self.leash.told.get().is_none()).unwrap_or(again);
-                    self.timer.as_mut().reset(again.min(doom).min(age).into());
+                    self.set_timer(again.min(doom).min(age));
                 }
                 Err(due) => {
-                    self.timer.as_mut().reset((now + LOOK_INTERVAL).into());
+                    self.set_timer(now + LOOK_INTERVAL);
                     return Poll::Ready(due);
                 }
             }
         }
+    }
+
+    fn set_timer(&mut self, at: Instant) {
+        self.timer.as_mut().reset(at.into());
+        self.is_set = false;
     }
 
     /// What is due now, or when to look again.
@@ -153,15 +164,16 @@ impl<'c> Watch<'c> {
         let limits = client.limits();
         if client.active.get() > 0 {
             self.header_since = None;
-            let stands_still = match client.meter.is_shared.get() {
-                true => client.streams.end_those_that_stand_still(now),
-                false => {
-                    let motion = client.motion();
-                    let must_move = client.meter.blocked.get() || motion.has_bodies();
-                    must_move && motion.patience().is_some_and(|patience| now - self.moved.1 >= patience)
-                }
-            };
-            return if stands_still { Err(Due::End(CloseReason::ClientIdle)) } else { Ok(now + LOOK_INTERVAL) };
+            let again = now + LOOK_INTERVAL;
+            if client.meter.is_shared.get() {
+                return client.streams.look(now, again).ok_or(Due::End(CloseReason::ClientIdle));
+            }
+            let motion = client.motion();
+            let must_move = client.meter.blocked.get() || motion.has_bodies();
+            if must_move && motion.patience().is_some_and(|patience| now - self.moved.1 >= patience) {
+                return Err(Due::End(CloseReason::ClientIdle));
+            }
+            return motion.look(now, again).ok_or(Due::Late);
         }
         if client.meter.read.get() > client.idle_read.get() || client.meter.blocked.get() {
             // A request that has begun, or an answer that is not taken.

@@ -122,6 +122,7 @@ async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
             }
             match watch.poll(cx) {
                 Poll::Pending => return Poll::Pending,
+                Poll::Ready(Due::Late) => {}
                 Poll::Ready(Due::Shutdown) => session.is_last.set(true),
                 Poll::Ready(Due::Rest) => return Poll::Ready(Next::Rest),
                 Poll::Ready(Due::End(CloseReason::ClientIdle)) if session.give_up() => {}
