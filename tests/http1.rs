@@ -103,6 +103,16 @@ fn the_beginning_of_a_request_behind_another_is_not_waited_for_longer_than_any()
 }
 
 #[test]
+fn an_empty_line_behind_a_request_is_not_the_beginning_of_another() {
+    let backend = Backend::webs("b");
+    let evener = start(&site("limits = { header_timeout = \"2s\", idle_timeout = \"300s\" }", "", "", &[&backend]));
+    let mut client = Peer::of(evener.port("web"));
+    assert_eq!(client.ask(post("/", "body") + "\r\n").status(), 200);
+    assert_eq!(client.ask(get("/") + "\r\n").status(), 200);
+    assert!(client.is_over(), "and it is not answered");
+}
+
+#[test]
 fn a_first_request_that_stops_after_a_byte_is_not_waited_for_longer_than_any() {
     let backend = Backend::webs("b");
     let evener = start(&site("limits = { header_timeout = \"2s\", idle_timeout = \"300s\" }", "", "", &[&backend]));

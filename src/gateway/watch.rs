@@ -120,9 +120,12 @@ impl<'c> Watch<'c> {
         }
         self.seen = Some(doom);
         loop {
-            let is_early = self.is_set && self.client.thread.clock.turn() < self.timer.deadline().into_std();
-            if is_early || self.timer.as_mut().poll(cx).is_pending() {
-                self.is_set = true;
+            if self.is_set && self.client.thread.clock.turn() < self.timer.deadline().into_std() {
+                return Poll::Pending;
+            }
+            // Without a budget it tells nobody.
+            self.is_set = tokio::task::coop::has_budget_remaining();
+            if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             let now = self.client.thread.clock.now();

@@ -157,7 +157,9 @@ impl Conn {
     /// No more is waited for of what the client has begun to send, a head or a body, so that it can be told so. Tells
     /// whether that is news.
     pub fn give_up(&mut self, is_in_head: bool) -> bool {
-        let is_awaited = if is_in_head { !self.inbox.bytes.is_empty() } else { self.reader.is_some() };
+        // An empty line may follow a request (RFC 9112, 2.2), and is not the beginning of another one.
+        let is_begun = || self.inbox.bytes.iter().any(|byte| !b"\r\n".contains(byte));
+        let is_awaited = if is_in_head { is_begun() } else { self.reader.is_some() };
         if !is_awaited || self.is_late || !self.outbox.is_sent() {
             return false;
         }
