@@ -133,7 +133,8 @@ impl Link {
     pub async fn send(&mut self, request: &mut Outgoing<'_>, stays: bool) -> Sent {
         match self {
             Self::Http1(link) => link.send(request).await,
-            Self::Http2(link) => link.send(request, stays).await,
+            // Large, and not to be paid for by others.
+            Self::Http2(link) => Box::pin(link.send(request, stays)).await,
         }
     }
 }

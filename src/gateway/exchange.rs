@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 
 use super::body::{Incoming, RequestBody, ResponseBody};
 use super::breaker::Breaker;
@@ -43,9 +43,11 @@ impl From<Malformed> for Failure {
     }
 }
 
-/// Answers a request. There is always an answer.
-pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let (mut parts, incoming) = request.into_parts();
+/// Answers a request. There is always an answer. Of its head nothing is left, and of its body what nobody wanted.
+///
+/// Here and below large things are lent: an async function has a place for what it is given and another one for where it
+/// keeps that, for as long as it waits.
+pub async fn answer(client: &Rc<Client>, parts: &mut Parts, incoming: &mut Incoming) -> Response<ResponseBody> {
     let snapshot = client.thread.snapshot();
     let sites = client.thread.table(&snapshot, &client.site);
     let mut record = Box::new(Record::new(client.clone(), parts.method.clone(), parts.version, sites.outside.clone()));
@@ -54,8 +56,8 @@ pub async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<
     }
     // A reload holds for the next request, also of a connection that is there already.
     let http = client::http_of(snapshot.site(client.site.id).unwrap_or(&client.site));
-    let exchange = Exchange { client: &client, http, snapshot: &snapshot, sites: &sites };
-    let outcome = exchange.run(&mut record, &mut parts, incoming).await;
+    let exchange = Exchange { client, http, snapshot: &snapshot, sites: &sites };
+    let outcome = exchange.run(&mut record, parts, incoming).await;
     let response = outcome.unwrap_or_else(|failure| refuse(&mut record, failure));
     if !record.intake.is_given_up.get() {
         record.on_answer(response.status());
@@ -99,7 +101,7 @@ impl Exchange<'_> {
         &self,
         record: &mut Record,
         parts: &mut Parts,
-        incoming: Incoming,
+        incoming: &mut Incoming,
     ) -> Result<Response<ResponseBody>, Failure> {
         let client = self.client;
         if parts.headers.len() > self.http.limits.header_fields as usize {
@@ -143,7 +145,7 @@ impl Exchange<'_> {
         };
         record.consumer = admitted.consumer;
         let onward = Onward { prepared, found, canonical: &canonical, who, id };
-        let mut response = match self.act(record, onward, parts, incoming).await {
+        let mut response = match self.act(record, &onward, parts, incoming).await {
             Ok(mut response) => {
                 edit(response.headers_mut(), &prepared.route.response_headers);
                 response
@@ -157,9 +159,9 @@ impl Exchange<'_> {
     async fn act(
         &self,
         record: &mut Record,
-        onward: Onward<'_>,
+        onward: &Onward<'_>,
         parts: &mut Parts,
-        incoming: Incoming,
+        incoming: &mut Incoming,
     ) -> Result<Response<ResponseBody>, Failure> {
         match &onward.prepared.route.action {
             Action::Reply { status, content_type, body } => {
@@ -175,9 +177,9 @@ impl Exchange<'_> {
     async fn forward(
         &self,
         record: &mut Record,
-        onward: Onward<'_>,
+        onward: &Onward<'_>,
         parts: &mut Parts,
-        incoming: Incoming,
+        incoming: &mut Incoming,
     ) -> Result<Response<ResponseBody>, Failure> {
         let (client, route) = (self.client, &*onward.prepared.route);
         let thread = &client.thread;
@@ -206,18 +208,24 @@ impl Exchange<'_> {
             false => {
                 let intake = record.intake.clone();
                 let sites = self.sites.clone();
-                RequestBody::Stream { incoming, left: limit, intake, sites, under_way: UnderWay::new(client) }
+                RequestBody::Stream {
+                    incoming: std::mem::replace(incoming, Incoming::Empty),
+                    left: limit,
+                    intake,
+                    sites,
+                    under_way: UnderWay::new(client),
+                }
             }
         };
         let intake = record.intake.clone();
         let (is_upgrade, address) = (protocol.is_some(), onward.who.address);
-        let outgoing = Outgoing { parts, announced, body, intake, is_upgrade, client: address };
+        let mut outgoing = Outgoing { parts, announced, body, intake, is_upgrade, client: address };
         // Asked last: what is refused before must not be the one request that an open breaker lets through.
         let breaker = thread.shared.registry.breaker(&pool);
         if breaker.as_ref().is_some_and(|breaker| !lock(breaker).admit(thread.since_start())) {
             return Err(Refusal::BreakerOpen.into());
         }
-        let outcome = forward::forward(client, record, route, &pool, outgoing).await;
+        let outcome = forward::forward(client, record, route, &pool, &mut outgoing).await;
         if let Some((breaker, good)) = breaker.zip(verdict(&outcome))
             && lock(&breaker).note(good, thread.since_start())
         {

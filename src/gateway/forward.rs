@@ -4,6 +4,7 @@
 //! 9.2.2) and has no body, and never once a response has begun.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,7 +82,7 @@ pub async fn forward(
     record: &mut Record,
     route: &Route,
     pool: &Arc<Pool>,
-    mut outgoing: Outgoing<'_>,
+    outgoing: &mut Outgoing<'_>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let thread = &client.thread;
     let named =
@@ -96,7 +97,7 @@ pub async fn forward(
         record.attempts += 1;
         let may_break = idle.is_some_and(|idle| idle >= FRESH) && !tries.reused_broke;
         let may_go_again = may_repeat && (may_break || route.retry.is_some());
-        let sent = tries.send(&mut link, &mut outgoing, may_go_again).await;
+        let sent = tries.send(&mut link, outgoing, may_go_again).await;
         let (failed, applies): (_, fn(&RetryOn) -> bool) = match sent {
             None => {
                 (thread.shared.notes)(Note::BadResponse { backend: backend.id });
@@ -261,10 +262,11 @@ impl<'r> Tries<'r> {
 
     /// `None` when it took too long.
     async fn send(&self, link: &mut Link, request: &mut Outgoing<'_>, stays: bool) -> Option<Sent> {
+        let sending = pin!(link.send(request, stays));
         let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try_timeout);
         match per_try.map(|limit| self.thread.clock.now() + limit).into_iter().chain(self.deadline).min() {
-            Some(due) => self.motion.by(due, self.thread.clock.turn(), link.send(request, stays)).await,
-            None => Some(link.send(request, stays).await),
+            Some(due) => self.motion.by(due, self.thread.clock.turn(), sending).await,
+            None => Some(sending.await),
         }
     }
 

@@ -35,7 +35,9 @@ impl Service<Request<hyper::body::Incoming>> for Exchanges {
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
         let client = self.0.clone();
-        Box::pin(async move { Ok(exchange::answer(client, request.map(Incoming::Http2)).await) })
+        let (mut parts, body) = request.into_parts();
+        let mut incoming = Incoming::Http2(body);
+        Box::pin(async move { Ok(exchange::answer(&client, &mut parts, &mut incoming).await) })
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -85,13 +85,12 @@ impl Motion {
     }
 
     /// Waits for this until then; `None` when it has not come.
-    pub async fn by<T>(&self, due: Instant, now: Instant, what: impl Future<Output = T>) -> Option<T> {
+    pub async fn by<T>(&self, due: Instant, now: Instant, mut what: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         if due.saturating_duration_since(now) <= LOOK_INTERVAL {
             return tokio::time::timeout_at(due.into(), what).await.ok();
         }
         self.due.set(Some(due));
         let _whatever_becomes_of_it = Wait(self);
-        let mut what = pin!(what);
         poll_fn(|cx| match what.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
             Poll::Pending if self.is_late.get() => Poll::Ready(None),
@@ -196,6 +195,9 @@ impl Drop for Seat<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+    use std::pin::pin;
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(5);
@@ -244,12 +246,14 @@ mod tests {
         let (due, mut cx) = (start + PATIENCE, Context::from_waker(Waker::noop()));
         let again = |now| now + LOOK_INTERVAL;
         {
-            let mut comes = pin!(motion.by(due, start, std::future::ready(7)));
+            let seven = pin!(ready(7));
+            let mut comes = pin!(motion.by(due, start, seven));
             assert_eq!(comes.as_mut().poll(&mut cx), Poll::Ready(Some(7)));
         }
         assert_eq!(motion.look(due, again(due)), Some(again(due)), "nothing is waited for any more");
         {
-            let mut never = pin!(motion.by(due, start, std::future::pending::<u8>()));
+            let nothing = pin!(pending::<u8>());
+            let mut never = pin!(motion.by(due, start, nothing));
             assert_eq!(never.as_mut().poll(&mut cx), Poll::Pending);
             assert_eq!(motion.look(start, again(start)), Some(again(start)));
             assert_eq!(motion.look(due - LOOK_INTERVAL / 2, again(due)), Some(due), "looked for just then");
@@ -257,7 +261,8 @@ mod tests {
             assert_eq!(motion.look(due, again(due)), None);
             assert_eq!(never.as_mut().poll(&mut cx), Poll::Ready(None));
         }
-        let mut next = pin!(motion.by(due, start, std::future::pending::<u8>()));
+        let nothing = pin!(pending::<u8>());
+        let mut next = pin!(motion.by(due, start, nothing));
         assert_eq!(next.as_mut().poll(&mut cx), Poll::Pending, "what follows has a time of its own");
     }
 }

@@ -11,12 +11,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, Request, Response, Version};
+use http::{Method, Response, Version};
 use http_body::Body;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep_until;
 
 use super::conn::{Conn, Upload};
+use super::framing::Decoder;
 use super::head::{Bad, Limits, RequestHead};
 use super::reply::{Asked, Reply};
 use crate::gateway::body::{Cut, Incoming, ResponseBody};
@@ -164,7 +165,7 @@ impl Session<'_> {
             let head = poll_fn(|cx| self.conn.borrow_mut().poll_head(self.limits, self.is_last.get(), cx));
             let outcome = match head.await {
                 Ok(None) => return self.end(),
-                Ok(Some(head)) => self.request(head).await,
+                Ok(Some(mut head)) => self.request(&mut head).await,
                 Err(Cut::Bad(Bad::TooLarge)) => {
                     return self.refuse(Refusal::HeaderTooLarge, Bad::TooLarge.to_string()).await;
                 }
@@ -189,15 +190,15 @@ impl Session<'_> {
     }
 
     /// Carries one request to the end of its answer; tells whether another one may follow.
-    async fn request(&self, head: RequestHead) -> Result<bool, Next> {
+    async fn request(&self, head: &mut RequestHead) -> Result<bool, Next> {
         let RequestHead { parts, body, keeps, waits } = head;
         self.client.begin_request();
-        let asked = Asked { method: parts.method.clone(), is_old: parts.version == Version::HTTP_10, keeps };
+        let asked = Asked { method: parts.method.clone(), is_old: parts.version == Version::HTTP_10, keeps: *keeps };
         let is_bare = body.is_over();
-        self.conn.borrow_mut().begin(body, waits);
-        let incoming = if is_bare { Incoming::Empty } else { Incoming::Http1(Upload::new(&self.conn)) };
+        self.conn.borrow_mut().begin(std::mem::replace(body, Decoder::Length(0)), *waits);
         let response = {
-            let mut answer = pin!(exchange::answer(self.client.clone(), Request::from_parts(parts, incoming)));
+            let mut incoming = if is_bare { Incoming::Empty } else { Incoming::Http1(Upload::new(&self.conn)) };
+            let mut answer = pin!(exchange::answer(self.client, parts, &mut incoming));
             poll_fn(|cx| match answer.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Ok(response)),
                 Poll::Pending => {

@@ -44,8 +44,10 @@ impl Inbox {
 
     /// Reads more; 0 = the other side has ended.
     pub fn poll_fill(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // What was read before may be in use still: its block is filled before there is another one.
-        if self.bytes.capacity() - self.bytes.len() < self.read_bytes / 4 {
+        // As a rule nothing of what was read before is in use any more, and the same few lines of the cache take what comes.
+        // Otherwise the block is filled before there is another one.
+        let is_anew = self.bytes.is_empty() && self.bytes.try_reclaim(self.read_bytes);
+        if !is_anew && self.bytes.capacity() - self.bytes.len() < self.read_bytes / 4 {
             self.bytes.reserve(self.read_bytes);
         }
         let room = self.bytes.capacity() - self.bytes.len();
