@@ -75,12 +75,12 @@ impl Incoming {
         }
     }
 
-    /// What is known of its length.
-    fn size_hint(&self) -> SizeHint {
+    /// How many bytes are to come, where that is known.
+    pub fn length(&self) -> Option<u64> {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Http1(upload) => upload.left().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Self::Http2(incoming) => incoming.size_hint(),
+            Self::Empty => Some(0),
+            Self::Http1(upload) => upload.left(),
+            Self::Http2(incoming) => incoming.size_hint().exact(),
         }
     }
 }
@@ -173,7 +173,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream { incoming, .. } => incoming.size_hint(),
+            Self::Stream { incoming, .. } => incoming.length().map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 
@@ -187,10 +187,10 @@ impl Exchange<'_> {
         let Some(pool) = pool.cloned() else { return Err(Refusal::NoBackend.into()) };
         record.pool = Some(pool.stats.name.clone());
         let limit = route.policies.body;
-        if declared_length(parts).is_some_and(|length| length > limit) {
+        if incoming.length().is_some_and(|length| length > limit) {
             return Err(Refusal::BodyTooLarge.into());
         }
-        let protocol = upgrade(parts)?;
+        let protocol = upgrade(parts, incoming.is_over())?;
         forwarded::strip_request(&mut parts.headers, &self.sites.identity)?;
         let mut announced = onward.announce(client, parts)?;
         if let Some(protocol) = &protocol {
@@ -285,7 +285,7 @@ impl Onward<'_> {
 }
 
 /// The protocol that a request asks to switch to (RFC 9110, 7.8).
-fn upgrade(parts: &mut Parts) -> Result<Option<HeaderValue>, Failure> {
+fn upgrade(parts: &Parts, is_bare: bool) -> Result<Option<HeaderValue>, Failure> {
     let Some(protocol) = parts.headers.get(UPGRADE).cloned() else { return Ok(None) };
     let listed = parts.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let is_asked = listed.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
@@ -293,15 +293,7 @@ fn upgrade(parts: &mut Parts) -> Result<Option<HeaderValue>, Failure> {
     if !is_asked || parts.version != Version::HTTP_11 || protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
         return Ok(None);
     }
-    let has_body = declared_length(parts).is_some_and(|length| length > 0);
-    if has_body || parts.headers.contains_key(http::header::TRANSFER_ENCODING) {
-        return Err(Refusal::UpgradeRefused.into());
-    }
-    Ok(Some(protocol))
-}
-
-fn declared_length(parts: &Parts) -> Option<u64> {
-    parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    if is_bare { Ok(Some(protocol)) } else { Err(Refusal::UpgradeRefused.into()) }
 }
 
 /// Removes, then sets, then adds.

@@ -15,6 +15,7 @@ use http_body::{Body, Frame};
 
 use super::framing::{Decoder, Encoder, Piece};
 use super::head::{self, Limits, ResponseHead};
+use super::step::in_step;
 use super::wire::{Inbox, Outbox};
 use crate::gateway::backend::Sent;
 use crate::gateway::body::{Cut, RequestBody};
@@ -113,6 +114,7 @@ impl Link {
         });
         match outcome.await {
             Ok(head) => {
+                in_step().await;
                 (self.response, self.keeps) = (head.body, self.keeps && head.keeps);
                 Sent::Response(Response::from_parts(head.parts, None))
             }

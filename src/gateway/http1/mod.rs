@@ -7,7 +7,7 @@
 //!
 //! `head` and `framing` know no socket: bytes in, messages out, and the other way. `wire` holds what was read and what is
 //! to be written. `server` carries a client's connection (`conn`) from request to request and sends each `reply`; `link` is
-//! a connection to a backend.
+//! a connection to a backend. Both keep `step` with the others of their turn.
 
 mod conn;
 pub mod date;
@@ -16,6 +16,7 @@ pub mod head;
 mod link;
 mod reply;
 mod server;
+mod step;
 mod wire;
 
 pub use conn::Upload;

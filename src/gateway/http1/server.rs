@@ -20,6 +20,7 @@ use super::conn::{Conn, Upload};
 use super::framing::Decoder;
 use super::head::{Bad, Limits, RequestHead};
 use super::reply::{Asked, Reply};
+use super::step::in_step;
 use crate::gateway::body::{Cut, Incoming, ResponseBody};
 use crate::gateway::client::Client;
 use crate::gateway::exchange;
@@ -165,7 +166,10 @@ impl Session<'_> {
             let head = poll_fn(|cx| self.conn.borrow_mut().poll_head(self.limits, self.is_last.get(), cx));
             let outcome = match head.await {
                 Ok(None) => return self.end(),
-                Ok(Some(mut head)) => self.request(&mut head).await,
+                Ok(Some(mut head)) => {
+                    in_step().await;
+                    self.request(&mut head).await
+                }
                 Err(Cut::Bad(Bad::TooLarge)) => {
                     return self.refuse(Refusal::HeaderTooLarge, Bad::TooLarge.to_string()).await;
                 }
