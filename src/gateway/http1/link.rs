@@ -114,7 +114,9 @@ impl Link {
         });
         match outcome.await {
             Ok(head) => {
-                in_step().await;
+                if self.inbox.is_small() {
+                    in_step().await;
+                }
                 (self.response, self.keeps) = (head.body, self.keeps && head.keeps);
                 Sent::Response(Response::from_parts(head.parts, None))
             }

@@ -167,7 +167,9 @@ impl Session<'_> {
             let outcome = match head.await {
                 Ok(None) => return self.end(),
                 Ok(Some(mut head)) => {
-                    in_step().await;
+                    if self.conn.borrow().inbox.is_small() {
+                        in_step().await;
+                    }
                     self.request(&mut head).await
                 }
                 Err(Cut::Bad(Bad::TooLarge)) => {

@@ -58,6 +58,11 @@ impl Inbox {
         Poll::Ready(Ok(count))
     }
 
+    /// Whether it holds less than what is better passed on while it is in the caches.
+    pub fn is_small(&self) -> bool {
+        self.bytes.len() < COPIED_BYTES_MAX
+    }
+
     /// Gives back what nobody needs before the next message.
     pub fn rest(&mut self) {
         if self.bytes.is_empty() && self.read_bytes > READ_BYTES {
