@@ -74,7 +74,8 @@
 //! order. `gateway::forward` lets the pool pick a backend, takes a connection that is idle or makes one, sends, and tries
 //! again where that is safe. Both bodies stream through `gateway::body`, which drives the backend's connection too. The
 //! `gateway::record` goes with the answer's body: when that is dropped the request is counted and logged, however it
-//! ended. An idle client keeps its socket and little else.
+//! ended. `gateway::motion` tells whether it still moves and is in time. The requests of a turn go in step, all heads
+//! first, because one alone takes more code than the caches hold. An idle client keeps its socket and little else.
 //!
 //! **A place in the queue.** A connection that finds all backends of its pool full joins the pool's line with its worker
 //! and token. Whoever gives a place back, or sees a new snapshot, calls the first in line by a message into its worker's

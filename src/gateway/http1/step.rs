@@ -7,9 +7,10 @@ use std::task::Poll;
 ///
 /// A request takes more code than a processor's first cache holds, here and in the kernel. Where each goes all its way
 /// before the next one begins, each loads all of that anew; where those of a turn go a part of the way together, the first
-/// one loads it for all. A thread with nothing else to do loses the time of asking once more. Who has many bytes to pass on should
-/// do that at once: they are in the caches, too. (tokio's own
-/// `yield_now` would look for new events first, by a system call.)
+/// one loads it for all (benches/README.md). A thread with nothing else to do loses the time of asking once more. Who has
+/// many bytes to pass on should do that at once: they are in the caches, too.
+///
+/// tokio's own `yield_now` would look for new events first, by a system call.
 pub async fn in_step() {
     let mut is_first = true;
     poll_fn(|cx| {
