@@ -5,6 +5,7 @@
 mod harness;
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use harness::http::{Peer, first_answer, get, listener, pool_of, post, reply, request, site};
@@ -221,6 +222,17 @@ fn an_old_client_gets_a_body_without_chunks_and_sees_when_it_is_cut() {
 
 // --- Clients that go ------------------------------------------------------------------------------------------------------
 
+/// Goes by a reset, or by an end of what it sends.
+fn go(client: Peer, by_reset: bool) -> Option<TcpStream> {
+    let stream = client.0.into_inner();
+    if by_reset {
+        reset(stream);
+        return None;
+    }
+    shut_write(&stream);
+    Some(stream)
+}
+
 #[test]
 fn a_client_that_goes_is_not_answered_by_anybody() {
     for is_reset in [false, true] {
@@ -230,12 +242,7 @@ fn a_client_that_goes_is_not_answered_by_anybody() {
         client.send(get("/"));
         let mut server = Peer::on(backend.take());
         server.request().unwrap().unwrap();
-        let stream = client.0.into_inner();
-        if is_reset {
-            reset(stream);
-        } else {
-            shut_write(&stream);
-        }
+        let _half = go(client, is_reset);
         assert!(server.is_over(), "its backend is not asked any more");
         wait_until(SOON, "it is in the log", || evener.events().iter().any(|event| event["status"] == 499));
     }
@@ -251,12 +258,7 @@ fn who_breaks_an_upload_off_is_neither_answered_nor_is_the_backend_blamed() {
         let mut server = Peer::on(backend.take());
         server.head();
         server.0.read_exact(&mut [0; 4]).unwrap();
-        let stream = client.0.into_inner();
-        if is_reset {
-            reset(stream);
-        } else {
-            shut_write(&stream);
-        }
+        let _half = go(client, is_reset);
         assert!(server.is_over());
         wait_until(SOON, "it is in the log", || evener.events().iter().any(|event| event["event"] == "request"));
         let events = evener.events();

@@ -116,6 +116,15 @@ impl Client {
         stream
     }
 
+    /// POST on a new stream, with a part of its body.
+    #[track_caller]
+    fn half_a_post(&mut self) -> u32 {
+        let stream = self.number();
+        self.send(&Frame::new(HEADERS, END_HEADERS, stream, &head("POST", &[("content-length", "100")])));
+        self.send(&Frame::new(DATA, 0, stream, b"half"));
+        stream
+    }
+
     fn frame(&mut self) -> io::Result<Frame> {
         let mut head = [0; 9];
         self.stream.read_exact(&mut head)?;
@@ -370,31 +379,36 @@ fn a_client_that_takes_nothing_holds_a_bounded_amount_and_not_for_long() {
 }
 
 #[test]
-fn a_response_that_stands_still_beside_one_that_moves_is_reset_and_its_backend_let_go() {
-    let backend = endless(2);
-    let evener = start("", &backend);
-    let mut client = Client::of(evener.port("web"), &[(INITIAL_WINDOW, 0)]);
-    client.send(&Frame::new(WINDOW_UPDATE, 0, 0, &(WINDOW_MAX - 65_535).to_be_bytes()));
-    let (still, moves) = (client.get(&[]), client.get(&[]));
-    wait_until(SOON, "both are answered", || backend.open() == 2);
-    // Each piece that comes makes room for the next one.
-    client.send(&Frame::new(WINDOW_UPDATE, 0, moves, &1024_u32.to_be_bytes()));
-    let mut reset = None;
-    wait_until(SOON, "one is reset", || {
-        let frame = client.until(|frame| frame.kind == RST_STREAM || frame.kind == DATA).unwrap();
-        if frame.kind == DATA {
-            assert_eq!(frame.stream, moves);
-            client.send(&Frame::new(WINDOW_UPDATE, 0, moves, &(frame.payload.len() as u32).to_be_bytes()));
-            return false;
-        }
-        reset = Some(frame);
-        true
-    });
-    let reset = reset.unwrap();
-    assert_eq!((reset.stream, reset.code()), (still, CANCEL));
-    wait_until(SOON, "its backend is let go", || backend.open() == 1);
-    client.send(&Frame::new(WINDOW_UPDATE, 0, moves, &1024_u32.to_be_bytes()));
-    assert!(client.until(|frame| frame.stream == moves && frame.kind == DATA).is_some(), "the other one goes on");
+fn a_request_that_stands_still_beside_one_that_moves_is_reset_and_its_backend_let_go() {
+    for is_upload in [false, true] {
+        let backend = endless(2);
+        let evener = start("", &backend);
+        let mut client = Client::of(evener.port("web"), &[(INITIAL_WINDOW, 0)]);
+        client.send(&Frame::new(WINDOW_UPDATE, 0, 0, &(WINDOW_MAX - 65_535).to_be_bytes()));
+        // A response that may have no byte, or a body that stops in the middle.
+        let still = if is_upload { client.half_a_post() } else { client.get(&[]) };
+        let moves = client.get(&[]);
+        wait_until(SOON, "both are under way", || backend.open() == 2);
+        // Each piece that comes makes room for the next one.
+        client.send(&Frame::new(WINDOW_UPDATE, 0, moves, &1024_u32.to_be_bytes()));
+        let mut reset = None;
+        wait_until(SOON, "one is reset", || {
+            let frame = client.until(|frame| frame.kind == RST_STREAM || frame.kind == DATA).unwrap();
+            if frame.kind == DATA {
+                assert!(frame.stream == moves && frame.payload.len() <= 16 * 1024);
+                client.send(&Frame::new(WINDOW_UPDATE, 0, moves, &(frame.payload.len() as u32).to_be_bytes()));
+                return false;
+            }
+            reset = Some(frame);
+            true
+        });
+        let reset = reset.unwrap();
+        assert_eq!((reset.stream, reset.code()), (still, CANCEL));
+        wait_until(SOON, "its backend is let go", || backend.open() == 1);
+        client.send(&Frame::new(WINDOW_UPDATE, 0, moves, &1024_u32.to_be_bytes()));
+        let goes_on = client.until(|frame| frame.stream == moves && frame.kind == DATA);
+        assert!(goes_on.is_some(), "the other one goes on, upload {is_upload}");
+    }
 }
 
 #[test]

@@ -20,6 +20,9 @@ use super::thread::Thread;
 use crate::config::http::Speech;
 use crate::id::BackendId;
 
+/// A piece of a response that shares its connection, at most: whether it moves is seen by its pieces.
+const SHARED_PIECE_BYTES: usize = 16 * 1024;
+
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Cut {
@@ -202,9 +205,6 @@ pub struct Stream {
     /// What came with the last piece and is too much for one.
     rest: Bytes,
 }
-
-/// Of a response that shares its connection: whether it moves is seen by its pieces.
-const SHARED_PIECE_BYTES: usize = 16 * 1024;
 
 /// By what it comes.
 pub enum Source {

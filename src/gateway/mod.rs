@@ -7,7 +7,7 @@
 //! or `http2`, whose streams are watched by their `motion`,
 //! `exchange` one request through `canonical`, `route` and `policy` to `forward`, which chooses a backend and sends;
 //! `backend` keeps the connections (`links` ends them), `body` and `tunnel` carry what follows the headers, `reply` is what the gateway says
-//! itself.
+//! itself. A thread has one `clock`.
 
 mod backend;
 mod body;
