@@ -120,6 +120,19 @@ fn a_refusal_is_told_with_its_reason() {
 }
 
 #[test]
+fn a_header_that_only_tokens_may_set_chooses_no_route() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    let tokens =
+        "algorithms = [\"HS256\"]\nissuer = \"us\"\naudience = [\"api\"]\nclaims_to_headers = { sub = \"x-tea\" }";
+    let text = format!("{FILE}\n[jwt.main]\nsecret_file = \"{}\"\n{tokens}\n", secret.display());
+    let (status, out, err) = with(&text, &["explain", "GET", "http://a:8080/tea", "-H", "x-tea: green"]);
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("404 no_route"), "{out}");
+}
+
+#[test]
 fn programs_get_json() {
     let (status, out, _) = explain(&["GET", "http://a:8080/a%00", "--json"]);
     let told: evener::api::Explanation = serde_json::from_str(&out).unwrap();

@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
     let now = Moment { since_start: Duration::ZERO, since_epoch: Duration::ZERO };
     for name in ["authorization", "x-api-key"] {
-        let mut headers = HeaderMap::from_iter([(HeaderName::from_static(name), value.clone())]);
+        let mut headers = HeaderMap::from_iter([(HeaderName::from_static(name), value.clone())]).into();
         // Without an address, so that no limit keeps the rest from being tried.
         let asked = Asked { method: &Method::GET, client: None, headers: &mut headers, now };
         assert!(POLICIES.admit(asked).is_err() || bytes == b"foo", "whose SHA-256 the file has");

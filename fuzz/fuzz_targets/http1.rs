@@ -182,15 +182,16 @@ fn check_encoded(mut body: Body) {
 }
 
 fn told(head: &RequestHead) -> String {
-    let RequestHead { parts, body, keeps, waits } = head;
-    format!("{} {:?} {:?} {:?} {body:?} {keeps} {waits}", parts.method, parts.uri, parts.version, parts.headers)
+    let RequestHead { head, body, keeps, waits } = head;
+    let headers = head.headers.to_map();
+    format!("{} {:?} {:?} {:?} {body:?} {keeps} {waits}", head.method, head.uri, head.version, headers)
 }
 
 fn told_back(head: &ResponseHead) -> String {
-    let ResponseHead { parts, body, keeps } = head;
+    let ResponseHead { answer, body, keeps } = head;
     let mut line = Vec::new();
-    head::answer(parts, false, &mut line);
-    format!("{} {:?} {body:?} {keeps}", line.escape_ascii(), parts.headers)
+    head::answer(answer, false, &mut line);
+    format!("{} {:?} {body:?} {keeps}", line.escape_ascii(), answer.headers.to_map())
 }
 
 fn write_fields(headers: &HeaderMap, out: &mut Vec<u8>) {
@@ -200,34 +201,36 @@ fn write_fields(headers: &HeaderMap, out: &mut Vec<u8>) {
 
 fn check_request(bytes: &[u8], sizes: [usize; 2], limits: Limits) {
     let take = |read: &mut BytesMut| head::request(read, limits).map(|head| head.map(told_with(told)));
-    let Some((RequestHead { parts, body, .. }, left)) = head_in(bytes, sizes, limits, take) else { return };
-    assert!(parts.headers.len() <= limits.fields);
+    let Some((RequestHead { head, body, .. }, left)) = head_in(bytes, sizes, limits, take) else { return };
+    let headers = head.headers.to_map();
+    assert!(headers.len() <= limits.fields);
     let mut out = Vec::new();
-    head::ask(&parts.method, &parts.uri, &mut out);
-    write_fields(&parts.headers, &mut out);
+    head::ask(&head.method, &head.uri, &mut out);
+    write_fields(&headers, &mut out);
     // A path is what the gateway writes; a request for a whole URI has become one before.
-    let has_path = parts.uri.scheme().is_none() && parts.uri.path_and_query().is_some();
-    if has_path && parts.version == http::Version::HTTP_11 {
+    let has_path = head.uri.scheme().is_none() && head.uri.path_and_query().is_some();
+    if has_path && head.version == http::Version::HTTP_11 {
         let again = head::request(&mut out.as_slice().into(), Limits { bytes: usize::MAX, ..limits });
         let again = again.unwrap().unwrap();
-        assert_eq!((&again.parts.method, &again.parts.uri), (&parts.method, &parts.uri));
-        assert_eq!((again.parts.headers, &again.body), (parts.headers, &body));
+        assert_eq!((&again.head.method, &again.head.uri), (&head.method, &head.uri));
+        assert_eq!((again.head.headers.to_map(), &again.body), (headers, &body));
     }
     check_body(|| copy(&body), &left, sizes);
 }
 
 fn check_response(bytes: &[u8], sizes: [usize; 2], limits: Limits, to: &Method) {
     let take = |read: &mut BytesMut| head::response(read, limits, to).map(|head| head.map(told_with(told_back)));
-    let Some((ResponseHead { parts, body, .. }, left)) = head_in(bytes, sizes, limits, take) else { return };
+    let Some((ResponseHead { answer, body, .. }, left)) = head_in(bytes, sizes, limits, take) else { return };
+    let headers = answer.headers.to_map();
     let mut out = Vec::new();
-    head::answer(&parts, false, &mut out);
+    head::answer(&answer, false, &mut out);
     let line = out.clone();
-    write_fields(&parts.headers, &mut out);
+    write_fields(&headers, &mut out);
     let again = head::response(&mut out.as_slice().into(), Limits { bytes: usize::MAX, ..limits }, to);
     let again = again.unwrap().unwrap();
     out.clear();
-    head::answer(&again.parts, false, &mut out);
-    assert_eq!((out, again.parts.headers, &again.body), (line, parts.headers, &body));
+    head::answer(&again.answer, false, &mut out);
+    assert_eq!((out, again.answer.headers.to_map(), &again.body), (line, headers, &body));
     check_body(|| copy(&body), &left, sizes);
 }
 

@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 
-use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::Misuse;
@@ -15,6 +14,7 @@ use crate::config::http::{Action, Http, LimitKey, Policies, RateLimit};
 use crate::config::{self, Bind, Config, Listener, Protocol, contains, format_duration};
 use crate::gateway::canonical::{Malformed, canonical};
 use crate::gateway::forwarded;
+use crate::gateway::message::Head;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::route::{Asked, Table};
 
@@ -166,17 +166,22 @@ fn walk(
     told: &mut Explanation,
 ) -> Result<(), (Refusal, String)> {
     let malformed = |why: Malformed| (Refusal::Malformed, why.to_string());
-    let parts = request(question).map_err(|why| (Refusal::Malformed, why))?;
+    let mut head = request(question).map_err(|why| (Refusal::Malformed, why))?;
     let claims = config.gateway.jwt.iter().flat_map(|jwt| &jwt.claims_to_headers);
     let identity: Vec<HeaderName> = claims.map(|(_, name)| name.clone()).collect();
-    let canonical = canonical(&parts, listener.tls.is_some(), &identity).map_err(malformed)?;
-    told.request = format!("{} {} {}", parts.method, canonical.host(), canonical.path_and_query());
-    let client = forwarded::client(question.client, &parts.headers, &http.trusted_proxies);
+    let canonical = canonical(&head, listener.tls.is_some(), &identity).map_err(malformed)?;
+    told.request = format!("{} {} {}", head.method, canonical.host(), canonical.path_and_query());
+    let headers = head.headers.map();
+    let client = forwarded::client(question.client, headers, &http.trusted_proxies);
     told.client = client.address.to_string();
     told.through = client.is_trusted.then(|| question.client.to_string());
 
+    // What only tokens may say does not choose a route.
+    for name in &identity {
+        headers.remove(name);
+    }
     let table = Table::build(&config.gateway, &listener.name);
-    let asked = Asked { method: &parts.method, canonical: &canonical, headers: &parts.headers, client: client.address };
+    let asked = Asked { method: &head.method, canonical: &canonical, headers, client: client.address };
     let found = table.find(&asked).ok_or((Refusal::NoRoute, "no route fits".to_owned()))?;
     let route = found.route();
     told.route = Some(route.name.clone());
@@ -195,7 +200,7 @@ fn walk(
             told.answer = Some(format!("{} {}", status.as_u16(), String::from_utf8_lossy(location.as_bytes())));
         }
         Action::Forward(pools) => {
-            forwarded::strip_request(&mut parts.headers.clone(), &identity).map_err(malformed)?;
+            forwarded::strip_request(&mut head.headers, &identity).map_err(malformed)?;
             told.path = Some(found.forwarded(&canonical).map_err(malformed)?.to_string());
             told.pools = pools.iter().map(|(name, weight)| Weighted { name: name.clone(), weight: *weight }).collect();
         }
@@ -204,7 +209,7 @@ fn walk(
 }
 
 /// The head of the request, as HTTP/1.1 would bring it.
-fn request(question: &Question) -> Result<Parts, String> {
+fn request(question: &Question) -> Result<Head, String> {
     let uri =
         Uri::try_from(&question.url.path_and_query).map_err(|error| format!("its URI cannot be read: {error}"))?;
     let mut request = Request::new(());
@@ -216,7 +221,7 @@ fn request(question: &Question) -> Result<Parts, String> {
         let host = HeaderValue::try_from(&question.url.authority).map_err(|_| "its host cannot be read".to_owned())?;
         request.headers_mut().insert(http::header::HOST, host);
     }
-    Ok(request.into_parts().0)
+    Ok(request.into_parts().0.into())
 }
 
 /// What is asked, in the order in which it is asked.

@@ -9,9 +9,9 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -20,6 +20,7 @@ use super::forward::Outgoing;
 use super::http1;
 use super::io::{Io, Raw};
 use super::links::{Handle, Links};
+use super::message::Answer;
 use super::thread::Local;
 use crate::config::Endpoint;
 use crate::config::http::{Speech, Version};
@@ -58,8 +59,8 @@ pub struct Idle {
 
 /// What became of a request that was given to a connection.
 pub enum Sent {
-    /// Its response; `None` = its body comes by the connection.
-    Response(Response<Option<Incoming>>),
+    /// Its response; without a body = that comes by the connection.
+    Response(Answer<Option<Incoming>>),
     /// Nothing of it was sent.
     Unsent,
     /// The connection broke when something may have been sent.
@@ -144,21 +145,22 @@ impl Http2 {
         if self.sender.ready().await.is_err() {
             return Sent::Unsent;
         }
+        let head = &mut *request.head;
+        let headers = head.headers.map();
         if let Some(announced) = &request.announced {
-            announced.put_among(&mut request.parts.headers);
+            announced.put_among(headers);
         }
         let body = std::mem::replace(&mut request.body, RequestBody::Empty);
         let mut given = Request::new(body);
-        *given.method_mut() = request.parts.method.clone();
-        *given.uri_mut() = request.parts.uri.clone();
-        *given.headers_mut() =
-            if stays { request.parts.headers.clone() } else { std::mem::take(&mut request.parts.headers) };
+        *given.method_mut() = head.method.clone();
+        *given.uri_mut() = head.uri.clone();
+        *given.headers_mut() = if stays { headers.clone() } else { std::mem::take(headers) };
         match self.sender.try_send_request(given).await {
-            Ok(response) => Sent::Response(response.map(Some)),
+            Ok(response) => Sent::Response(Answer::from(response).with(Some)),
             Err(mut error) => match error.take_message() {
                 Some(unsent) => {
                     let (parts, body) = unsent.into_parts();
-                    (request.parts.headers, request.body) = (parts.headers, body);
+                    (request.head.headers, request.body) = (parts.headers.into(), body);
                     Sent::Unsent
                 }
                 None => Sent::Broken(error.into_error().into()),

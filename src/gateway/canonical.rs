@@ -10,11 +10,12 @@
 
 use std::net::Ipv6Addr;
 
-use http::header::HOST;
-use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use percent_encoding::percent_decode_str;
+
+use super::meaning::is_odd;
+use super::message::Head;
 
 /// Bytes of a host, as DNS has it (RFC 1035, 2.3.4).
 const HOST_BYTES_MAX: usize = 255;
@@ -84,18 +85,18 @@ pub enum Malformed {
 /// Makes the request canonical. `identity`: the names of headers by which backends are told who the client is.
 ///
 /// HTTP/1.0 may name no host: then it is empty, and only routes without a host take the request.
-pub fn canonical(parts: &Parts, is_secure: bool, identity: &[HeaderName]) -> Result<Canonical, Malformed> {
-    if parts.method == Method::CONNECT {
+pub fn canonical(head: &Head, is_secure: bool, identity: &[HeaderName]) -> Result<Canonical, Malformed> {
+    if head.method == Method::CONNECT {
         return Err(Malformed::Connect);
     }
-    if parts.uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
+    if head.uri.scheme_str().is_some_and(|scheme| scheme != "http" && scheme != "https") {
         return Err(Malformed::Scheme);
     }
-    if has_alias(&parts.headers, identity) {
+    if has_alias(head.headers.special(), identity) {
         return Err(Malformed::Alias);
     }
-    let authority = authority(parts, is_secure)?;
-    let path_and_query = path_and_query(&parts.method, parts.uri.path_and_query().ok_or(Malformed::NoSlash)?)?;
+    let authority = authority(head, is_secure)?;
+    let path_and_query = path_and_query(&head.method, head.uri.path_and_query().ok_or(Malformed::NoSlash)?)?;
     Ok(Canonical { is_secure, authority, path_and_query })
 }
 
@@ -134,24 +135,20 @@ impl Canonical {
 // --- Authority -------------------------------------------------------------------------------------------------------
 
 /// The one authority of a request (RFC 9112, 3.2; RFC 9113, 8.3.1).
-fn authority(parts: &Parts, is_secure: bool) -> Result<Authority, Malformed> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let (host, another) = (hosts.next(), hosts.next());
-    if another.is_some() {
-        return Err(Malformed::SeveralHosts);
-    }
-    let named = parts.uri.authority().map(http::uri::Authority::as_str);
+fn authority(head: &Head, is_secure: bool) -> Result<Authority, Malformed> {
+    let host = head.headers.host().ok_or(Malformed::SeveralHosts)?;
+    let named = head.uri.authority().map(http::uri::Authority::as_str);
     match (host, named) {
-        (Some(host), None) => Authority::read(host.clone()),
+        (Some(host), None) => Authority::read(host),
         (Some(host), Some(named)) => {
             let authority = Authority::read(host.clone())?;
-            if host.as_bytes() != named.as_bytes() && !authority.is_same(&Authority::parse(named)?, is_secure) {
+            if host != named && !authority.is_same(&Authority::parse(named)?, is_secure) {
                 return Err(Malformed::HostsDiffer);
             }
             Ok(authority)
         }
-        (None, Some(named)) if parts.version != Version::HTTP_11 => Authority::parse(named),
-        (None, None) if parts.version < Version::HTTP_11 => {
+        (None, Some(named)) if head.version != Version::HTTP_11 => Authority::parse(named),
+        (None, None) if head.version < Version::HTTP_11 => {
             Ok(Authority { text: HeaderValue::from_static(""), host_bytes: 0, port: None })
         }
         (None, _) => Err(Malformed::NoHost),
@@ -400,21 +397,8 @@ pub(super) fn is_protected(name: &str, identity: &[HeaderName]) -> bool {
 /// Whether there is a header like `x_forwarded_for`: backends that make variables of headers cannot tell it from the
 /// real one. Other names with such signs pass.
 fn has_alias(headers: &HeaderMap, identity: &[HeaderName]) -> bool {
-    let mut odd = headers.keys().map(HeaderName::as_str).filter(|name| !name.bytes().all(is_usual));
+    let mut odd = headers.keys().map(HeaderName::as_str).filter(|name| is_odd(name.as_bytes()));
     odd.any(|name| reads_as_protected(name, identity))
-}
-
-/// Whether it is a letter, a digit or a hyphen: a table is looked up faster than all are compared.
-fn is_usual(byte: u8) -> bool {
-    const USUAL: [bool; 256] = {
-        let (mut usual, mut byte) = ([false; 256], 0);
-        while byte < 256 {
-            usual[byte] = (byte as u8).is_ascii_alphanumeric() || byte as u8 == b'-';
-            byte += 1;
-        }
-        usual
-    };
-    USUAL[usize::from(byte)]
 }
 
 /// Whether a name is one that this gateway speaks for, or its alias.

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::body::{Incoming, RequestBody, ResponseBody};
 use super::breaker::Breaker;
@@ -15,7 +14,8 @@ use super::canonical::{Canonical, Malformed, canonical};
 use super::client::{self, Client, UnderWay};
 use super::forward::{self, Outgoing};
 use super::forwarded::{self, Announced};
-use super::policy::{self, Answer, Moment, Rejection};
+use super::message::{Answer, Head, Headers};
+use super::policy::{self, Moment, Rejection, Stopped};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::reply;
@@ -47,46 +47,46 @@ impl From<Malformed> for Failure {
 ///
 /// Here and below large things are lent: an async function has a place for what it is given and another one for where it
 /// keeps that, for as long as it waits.
-pub async fn answer(client: &Rc<Client>, parts: &mut Parts, incoming: &mut Incoming) -> Response<ResponseBody> {
+pub async fn answer(client: &Rc<Client>, head: &mut Head, incoming: &mut Incoming) -> Answer<ResponseBody> {
     let snapshot = client.thread.snapshot();
     let sites = client.thread.table(&snapshot, &client.site);
-    let mut record = Box::new(Record::new(client.clone(), parts.method.clone(), parts.version, sites.outside.clone()));
+    let mut record = Box::new(Record::new(client.clone(), head.method.clone(), head.version, sites.outside.clone()));
     if incoming.is_over() {
         record.intake.complete.set(true);
     }
     // A reload holds for the next request, also of a connection that is there already.
     let http = client::http_of(snapshot.site(client.site.id).unwrap_or(&client.site));
     let exchange = Exchange { client, http, snapshot: &snapshot, sites: &sites };
-    let outcome = exchange.run(&mut record, parts, incoming).await;
-    let response = outcome.unwrap_or_else(|failure| refuse(&mut record, failure));
+    let outcome = exchange.run(&mut record, head, incoming).await;
+    let answer = outcome.unwrap_or_else(|failure| refuse(&mut record, failure));
     if !record.intake.is_given_up.get() {
-        record.on_answer(response.status());
+        record.on_answer(answer.status);
     }
-    response.map(|body| body.with_record(record))
+    answer.with(|body| body.with_record(record))
 }
 
 /// The answer to a request that is refused, or has failed.
-fn refuse(record: &mut Record, Failure { refusal, detail }: Failure) -> Response<ResponseBody> {
+fn refuse(record: &mut Record, Failure { refusal, detail }: Failure) -> Answer<ResponseBody> {
     tracing::debug!(refusal = refusal.label(), %detail, "a request was refused");
     record.refusal = Some(refusal);
-    let mut response = reply::problem(refusal, record.request_id.as_ref());
+    let mut answer = reply::problem(refusal, record.request_id.as_ref());
     let is_doubtful = matches!(refusal, Refusal::Malformed | Refusal::UpgradeRefused | Refusal::BodyTooLarge);
     if is_doubtful && record.version != Version::HTTP_2 {
         // What follows may be part of this request to somebody else.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        answer.headers.map().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    answer
 }
 
 /// The answer to what could not be read as a request.
-pub fn refuse_unread(client: &Rc<Client>, refusal: Refusal, detail: String) -> Response<ResponseBody> {
+pub fn refuse_unread(client: &Rc<Client>, refusal: Refusal, detail: String) -> Answer<ResponseBody> {
     let snapshot = client.thread.snapshot();
     let sites = client.thread.table(&snapshot, &client.site);
     let mut record = Box::new(Record::new(client.clone(), Method::default(), Version::HTTP_11, sites.outside.clone()));
     record.intake.complete.set(true);
-    let response = refuse(&mut record, Failure { refusal, detail: detail.into() });
-    record.on_answer(response.status());
-    response.map(|body| body.with_record(record))
+    let answer = refuse(&mut record, Failure { refusal, detail: detail.into() });
+    record.on_answer(answer.status);
+    answer.with(|body| body.with_record(record))
 }
 
 struct Exchange<'e> {
@@ -100,31 +100,34 @@ impl Exchange<'_> {
     async fn run(
         &self,
         record: &mut Record,
-        parts: &mut Parts,
+        head: &mut Head,
         incoming: &mut Incoming,
-    ) -> Result<Response<ResponseBody>, Failure> {
+    ) -> Result<Answer<ResponseBody>, Failure> {
         let client = self.client;
-        if parts.headers.len() > self.http.limits.header_fields as usize {
+        if head.headers.count() > self.http.limits.header_fields as usize {
             return Err(Refusal::HeaderTooLarge.into());
         }
-        if parts.version == Version::HTTP_2 {
-            forwarded::join_cookies(&mut parts.headers);
+        if head.version == Version::HTTP_2 {
+            forwarded::join_cookies(head.headers.map());
         }
-        let canonical = canonical(parts, client.is_secure(), &self.sites.identity)?;
+        let canonical = canonical(head, client.is_secure(), &self.sites.identity)?;
         record.on_canonical(&canonical, self.http.log_query);
         if !client.may_carry(canonical.host()) {
             return Err(Refusal::Misdirected.into());
         }
-        let who = forwarded::client(client.end.address, &parts.headers, &self.http.trusted_proxies);
-        let id = forwarded::request_id(&parts.headers, who.is_trusted, || client.thread.rng.borrow_mut().u128(..));
+        let who = forwarded::client(client.end.address, head.headers.special(), &self.http.trusted_proxies);
+        let id =
+            forwarded::request_id(head.headers.special(), who.is_trusted, || client.thread.rng.borrow_mut().u128(..));
         record.on_client(who.address, &id);
         // What only tokens may say must not choose a route either.
         for name in &self.sites.identity {
-            parts.headers.remove(name);
+            head.headers.map().remove(name);
         }
-        let (method, headers) = (&parts.method, &parts.headers);
+        let table = &self.sites.table;
+        let headers = if table.looks_at_headers() { &*head.headers.map() } else { head.headers.special() };
+        let method = &head.method;
         let asked = Asked { method, canonical: &canonical, headers, client: who.address };
-        let Some(found) = self.sites.table.find(&asked) else { return Err(Refusal::NoRoute.into()) };
+        let Some(found) = table.find(&asked) else { return Err(Refusal::NoRoute.into()) };
         let prepared = &self.sites.routes[found.index];
         record.on_route(prepared);
         client.set_patience(prepared.route.timeout.idle);
@@ -132,37 +135,37 @@ impl Exchange<'_> {
             if prepared.route.policies.auth.is_some() { client.thread.clock.since_epoch() } else { Duration::ZERO };
         let now = Moment { since_start: client.thread.shared.since(record.began), since_epoch };
         let address = client.peer.map(|_| who.address);
-        let asked = policy::Asked { method: &parts.method, client: address, headers: &mut parts.headers, now };
+        let asked = policy::Asked { method: &head.method, client: address, headers: &mut head.headers, now };
         let admitted = match prepared.policies.admit(asked) {
             Ok(admitted) => admitted,
-            Err(Answer::Preflight(headers)) => return Ok(reply::preflight(headers)),
-            Err(Answer::Refused(rejection)) => {
+            Err(Stopped::Preflight(headers)) => return Ok(reply::preflight(headers)),
+            Err(Stopped::Refused(rejection)) => {
                 let Rejection { refusal, detail, response: own } = *rejection;
-                let mut response = refuse(record, Failure { refusal, detail });
-                own.apply(response.headers_mut());
-                return Ok(response);
+                let mut answer = refuse(record, Failure { refusal, detail });
+                own.apply(&mut answer.headers);
+                return Ok(answer);
             }
         };
         record.consumer = admitted.consumer;
         let onward = Onward { prepared, found, canonical: &canonical, who, id };
-        let mut response = match self.act(record, &onward, parts, incoming).await {
-            Ok(mut response) => {
-                edit(response.headers_mut(), &prepared.route.response_headers);
-                response
+        let mut answer = match self.act(record, &onward, head, incoming).await {
+            Ok(mut answer) => {
+                edit(&mut answer.headers, &prepared.route.response_headers);
+                answer
             }
             Err(failure) => refuse(record, failure),
         };
-        admitted.response.apply(response.headers_mut());
-        Ok(response)
+        admitted.response.apply(&mut answer.headers);
+        Ok(answer)
     }
 
     async fn act(
         &self,
         record: &mut Record,
         onward: &Onward<'_>,
-        parts: &mut Parts,
+        head: &mut Head,
         incoming: &mut Incoming,
-    ) -> Result<Response<ResponseBody>, Failure> {
+    ) -> Result<Answer<ResponseBody>, Failure> {
         match &onward.prepared.route.action {
             Action::Reply { status, content_type, body } => {
                 Ok(reply::fixed(*status, content_type, body.clone().into()))
@@ -170,7 +173,7 @@ impl Exchange<'_> {
             Action::Redirect { status, to } => {
                 Ok(reply::redirect(*status, onward.found.location(to, onward.canonical)))
             }
-            Action::Forward(_) => self.forward(record, onward, parts, incoming).await,
+            Action::Forward(_) => self.forward(record, onward, head, incoming).await,
         }
     }
 
@@ -178,9 +181,9 @@ impl Exchange<'_> {
         &self,
         record: &mut Record,
         onward: &Onward<'_>,
-        parts: &mut Parts,
+        head: &mut Head,
         incoming: &mut Incoming,
-    ) -> Result<Response<ResponseBody>, Failure> {
+    ) -> Result<Answer<ResponseBody>, Failure> {
         let (client, route) = (self.client, &*onward.prepared.route);
         let thread = &client.thread;
         let pool = onward.prepared.pool(&mut thread.rng.borrow_mut()).and_then(|name| self.snapshot.pool_named(name));
@@ -190,18 +193,19 @@ impl Exchange<'_> {
         if incoming.length().is_some_and(|length| length > limit) {
             return Err(Refusal::BodyTooLarge.into());
         }
-        let protocol = upgrade(parts, incoming.is_over())?;
-        forwarded::strip_request(&mut parts.headers, &self.sites.identity)?;
-        let mut announced = onward.announce(client, parts)?;
+        let protocol = upgrade(head, incoming.is_over())?;
+        forwarded::strip_request(&mut head.headers, &self.sites.identity)?;
+        let mut announced = onward.announce(client, head)?;
         if let Some(protocol) = &protocol {
-            parts.headers.insert(UPGRADE, protocol.clone());
-            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            let headers = head.headers.map();
+            headers.insert(UPGRADE, protocol.clone());
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         if !route.request_headers.is_empty() {
             if let Some(announced) = announced.take() {
-                announced.put_among(&mut parts.headers);
+                announced.put_among(head.headers.map());
             }
-            edit(&mut parts.headers, &route.request_headers);
+            edit(&mut head.headers, &route.request_headers);
         }
         let body = match incoming.is_over() {
             true => RequestBody::Empty,
@@ -219,7 +223,7 @@ impl Exchange<'_> {
         };
         let intake = record.intake.clone();
         let (is_upgrade, address) = (protocol.is_some(), onward.who.address);
-        let mut outgoing = Outgoing { parts, announced, body, intake, is_upgrade, client: address };
+        let mut outgoing = Outgoing { head, announced, body, intake, is_upgrade, client: address };
         // Asked last: what is refused before must not be the one request that an open breaker lets through.
         let breaker = thread.shared.registry.breaker(&pool);
         if breaker.as_ref().is_some_and(|breaker| !lock(breaker).admit(thread.since_start())) {
@@ -231,16 +235,17 @@ impl Exchange<'_> {
         {
             tracing::warn!(pool = pool.config.name, "too many answers are errors: the breaker is open");
         }
-        let mut response = outcome.map_err(Failure::from)?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let agreed = response.headers().get(UPGRADE).cloned();
-            forwarded::strip_response(response.headers_mut());
-            response.headers_mut().extend(agreed.map(|agreed| (UPGRADE, agreed)));
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        let mut answer = outcome.map_err(Failure::from)?;
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
+            let agreed = answer.headers.special().get(UPGRADE).cloned();
+            forwarded::strip_response(&mut answer.headers);
+            let headers = answer.headers.map();
+            headers.extend(agreed.map(|agreed| (UPGRADE, agreed)));
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         } else {
-            forwarded::strip_response(response.headers_mut());
+            forwarded::strip_response(&mut answer.headers);
         }
-        Ok(response)
+        Ok(answer)
     }
 }
 
@@ -249,9 +254,9 @@ fn lock(breaker: &Mutex<Breaker>) -> MutexGuard<'_, Breaker> {
 }
 
 /// Whether the backends did well; `None` when it was not up to them: else clients could open a breaker.
-fn verdict(outcome: &Result<Response<ResponseBody>, Refusal>) -> Option<bool> {
+fn verdict(outcome: &Result<Answer<ResponseBody>, Refusal>) -> Option<bool> {
     match outcome {
-        Ok(response) => Some(!response.status().is_server_error()),
+        Ok(answer) => Some(!answer.status.is_server_error()),
         Err(Refusal::BackendFailed | Refusal::BackendTimeout) => Some(false),
         Err(_) => None,
     }
@@ -268,36 +273,41 @@ struct Onward<'e> {
 
 impl Onward<'_> {
     /// Makes the head what the backend sees.
-    fn announce<'r>(&'r self, client: &'r Client, parts: &mut Parts) -> Result<Option<Announced<'r>>, Malformed> {
-        let announced = client.end.announce(&mut parts.headers, self.canonical, self.who, &self.id);
+    fn announce<'r>(&'r self, client: &'r Client, head: &mut Head) -> Result<Option<Announced<'r>>, Malformed> {
+        let announced = client.end.announce(&mut head.headers, self.canonical, self.who, &self.id);
         let authority = self.canonical.authority();
-        if parts.headers.get(HOST) != Some(authority) {
-            parts.headers.insert(HOST, authority.clone());
+        if head.headers.host().flatten().as_ref() != Some(authority) {
+            head.headers.map().insert(HOST, authority.clone());
         }
-        // The client was told to go on when its body was asked for.
-        parts.headers.remove(EXPECT);
-        let path = self.found.forwarded(self.canonical);
-        parts.uri = Uri::from(path?);
-        parts.version = Version::HTTP_11;
-        parts.extensions.clear();
+        if let Some(headers) = head.headers.special_mut() {
+            // The client was told to go on when its body was asked for.
+            headers.remove(EXPECT);
+        }
+        head.uri = Uri::from(self.found.forwarded(self.canonical)?);
+        head.version = Version::HTTP_11;
         Ok(announced)
     }
 }
 
 /// The protocol that a request asks to switch to (RFC 9110, 7.8).
-fn upgrade(parts: &Parts, is_bare: bool) -> Result<Option<HeaderValue>, Failure> {
-    let Some(protocol) = parts.headers.get(UPGRADE).cloned() else { return Ok(None) };
-    let listed = parts.headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+fn upgrade(head: &Head, is_bare: bool) -> Result<Option<HeaderValue>, Failure> {
+    let headers = head.headers.special();
+    let Some(protocol) = headers.get(UPGRADE).cloned() else { return Ok(None) };
+    let listed = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let is_asked = listed.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
     // h2c is a matter of one hop (RFC 9113, 3.1, has taken it away): the request goes on as it is.
-    if !is_asked || parts.version != Version::HTTP_11 || protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
+    if !is_asked || head.version != Version::HTTP_11 || protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
         return Ok(None);
     }
     if is_bare { Ok(Some(protocol)) } else { Err(Refusal::UpgradeRefused.into()) }
 }
 
 /// Removes, then sets, then adds.
-fn edit(headers: &mut HeaderMap, edits: &Edits) {
+fn edit(headers: &mut Headers, edits: &Edits) {
+    if edits.is_empty() {
+        return;
+    }
+    let headers = headers.map();
     for name in &edits.remove {
         headers.remove(name);
     }

@@ -9,14 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
 use super::backend::{self, Link, Sent};
 use super::body::{Carrier, Intake, RequestBody, ResponseBody, Source};
 use super::client::{Client, UnderWay};
 use super::forwarded::Announced;
+use super::message::{Answer, Head};
 use super::motion::Motion;
 use super::record::Record;
 use super::refusal::Refusal;
@@ -39,7 +39,7 @@ const QUEUE_LOOK: Duration = Duration::from_millis(10);
 /// A request that is ready to be sent.
 pub struct Outgoing<'r> {
     /// Its head, as the backend sees it.
-    pub parts: &'r mut Parts,
+    pub head: &'r mut Head,
     /// What else the backend is told of the client.
     pub announced: Option<Announced<'r>>,
     /// Its body.
@@ -83,12 +83,12 @@ pub async fn forward(
     route: &Route,
     pool: &Arc<Pool>,
     outgoing: &mut Outgoing<'_>,
-) -> Result<Response<ResponseBody>, Refusal> {
+) -> Result<Answer<ResponseBody>, Refusal> {
     let thread = &client.thread;
-    let named =
-        route.sticky.as_ref().and_then(|rule| sticky::backend(rule, &pool.config.name, &outgoing.parts.headers));
+    let rule = route.sticky.as_ref();
+    let named = rule.and_then(|rule| sticky::backend(rule, &pool.config.name, outgoing.head.headers.map()));
     let is_bare = matches!(outgoing.body, RequestBody::Empty) && !outgoing.is_upgrade;
-    let may_repeat = is_bare && is_idempotent(&outgoing.parts.method);
+    let may_repeat = is_bare && is_idempotent(&outgoing.head.method);
     let mut tries = Tries::new(client, route, pool, may_repeat, balance::hash_client(outgoing.client), record.began);
     thread.budgets.earn(pool.id, route.retry.as_ref());
     loop {
@@ -124,11 +124,11 @@ pub async fn forward(
                 (thread.shared.notes)(Note::BadResponse { backend: backend.id });
                 (Refusal::BackendFailed, |on| on.reset)
             }
-            Some(Sent::Response(response)) => {
-                let status = response.status();
+            Some(Sent::Response(answer)) => {
+                let status = answer.status;
                 if !may_go_again || !tries.may_retry(|on| on.statuses.contains(&status)) {
                     let arrival = Arrival { client, route, pool: pool.clone(), backend, place, link };
-                    return arrival.take(record, response, outgoing.is_upgrade);
+                    return arrival.take(record, answer, outgoing.is_upgrade);
                 }
                 note_status(thread, pool, &backend, status);
                 (Refusal::BackendFailed, |_| true)
@@ -301,36 +301,35 @@ impl Arrival<'_> {
     fn take(
         self,
         record: &mut Record,
-        response: Response<Option<Incoming>>,
+        mut answer: Answer<Option<Incoming>>,
         is_upgrade: bool,
-    ) -> Result<Response<ResponseBody>, Refusal> {
+    ) -> Result<Answer<ResponseBody>, Refusal> {
         let Self { client, route, pool, backend, place, link } = self;
-        note_status(&client.thread, &pool, &backend, response.status());
-        let (mut parts, incoming) = response.into_parts();
+        note_status(&client.thread, &pool, &backend, answer.status);
         if let Some(rule) = &route.sticky
             && let Some(cookie) = sticky::cookie(rule, &pool.config.name, &backend.config.name)
         {
-            parts.headers.append(http::header::SET_COOKIE, cookie);
+            answer.headers.map().append(http::header::SET_COOKIE, cookie);
         }
-        if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        if answer.status == StatusCode::SWITCHING_PROTOCOLS {
             let Link::Http1(link) = link else { return Err(Refusal::BackendFailed) };
             if !is_upgrade {
                 return Err(Refusal::BackendFailed);
             }
             record.on_backend(&backend, &place);
             client.switch(Tunnel { backend: link.into_io(), place, idle: route.timeout.idle });
-            return Ok(Response::from_parts(parts, ResponseBody::whole(super::client::NOTHING)));
+            return Ok(answer.with(|_| ResponseBody::whole(super::client::NOTHING)));
         }
         record.on_backend(&backend, &place);
         record.hold(place, pool.id);
-        let source = match (link, incoming) {
-            (Link::Http1(link), _) => {
+        let source = |incoming: Option<Incoming>| match link {
+            Link::Http1(link) => {
                 let (thread, speech) = (client.thread.clone(), pool.config.http.speech);
                 Source::Http1(Carrier { link, thread, backend: backend.id, speech })
             }
-            (Link::Http2(_), incoming) => incoming.map_or(Source::Over, Source::Http2),
+            Link::Http2(_) => incoming.map_or(Source::Over, Source::Http2),
         };
-        Ok(Response::from_parts(parts, ResponseBody::stream(source, UnderWay::new(client))))
+        Ok(answer.with(|incoming| ResponseBody::stream(source(incoming), UnderWay::new(client))))
     }
 }
 

@@ -6,13 +6,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, COOKIE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, ValueIter,
-};
+use http::header::{CONNECTION, COOKIE, FORWARDED, TE, ValueIter};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use super::canonical::{Canonical, Malformed, is_protected, reads_as_protected};
+use super::meaning::Meaning;
+use super::message::Headers;
 
 /// Bytes of an x-request-id that is taken over.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -23,25 +23,17 @@ static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host"
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 /// The name of a request, in the log of everything that it passes.
 pub static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Headers of one hop (RFC 9110, 7.6.1), with `Proxy`, which CGI reads as a setting (CVE-2016-5385). `TE` is not among
-/// them, since it says whether trailers may follow, nor is `Trailer`.
-fn is_of_one_hop(name: &HeaderName) -> bool {
-    match *name {
-        CONNECTION | TRANSFER_ENCODING | UPGRADE | PROXY_AUTHENTICATE | PROXY_AUTHORIZATION => true,
-        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings" | "proxy"),
-    }
+fn meaning(name: &HeaderName) -> Meaning {
+    Meaning::of(name.as_str().as_bytes())
 }
 
 // --- Headers of one hop ----------------------------------------------------------------------------------------------
 
 /// Takes from a request what is meant for this hop. An upgrade must have been looked at before.
 /// `identity`: as for [`super::canonical::canonical`].
-pub fn strip_request(headers: &mut HeaderMap, identity: &[HeaderName]) -> Result<(), Malformed> {
-    if !is_for_hop(headers) {
-        return Ok(());
-    }
+pub fn strip_request(headers: &mut Headers, identity: &[HeaderName]) -> Result<(), Malformed> {
+    let Some(headers) = of_one_hop(headers) else { return Ok(()) };
     let named = named_by_connection(headers);
     if named.iter().any(|name| is_protected(name.as_str(), identity)) {
         return Err(Malformed::Connection);
@@ -51,17 +43,25 @@ pub fn strip_request(headers: &mut HeaderMap, identity: &[HeaderName]) -> Result
 }
 
 /// Takes from a response what is meant for this hop. An upgrade must have been looked at before.
-pub fn strip_response(headers: &mut HeaderMap) {
-    if !is_for_hop(headers) {
-        return;
-    }
+pub fn strip_response(headers: &mut Headers) {
+    let Some(headers) = of_one_hop(headers) else { return };
     let named = named_by_connection(headers);
     strip(headers, &named);
 }
 
-/// Whether there is anything to take away, which one look at each name tells.
-fn is_for_hop(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| *name == TE || is_of_one_hop(name))
+/// That of which there may be more to take away than fields of known names.
+fn of_one_hop(headers: &mut Headers) -> Option<&mut HeaderMap> {
+    match headers {
+        Headers::Plain(lines) => {
+            lines.retain(|meaning| !meaning.is_of_one_hop());
+            None
+        }
+        // As a rule there is nothing, which one look at each name tells.
+        Headers::Map(map) => {
+            let is_hop = |meaning: Meaning| meaning == Meaning::Te || meaning.is_of_one_hop();
+            map.keys().map(meaning).any(is_hop).then_some(map)
+        }
+    }
 }
 
 /// Makes one line of the cookies that HTTP/2 may send one by one (RFC 9113, 8.2.3).
@@ -76,7 +76,7 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 
 /// Takes from a request's trailers what says who the client is: nobody has looked at it there.
 pub fn strip_trailers(trailers: &mut HeaderMap, identity: &[HeaderName]) {
-    remove_if(trailers, |name| is_of_one_hop(name) || reads_as_protected(name.as_str(), identity));
+    remove_if(trailers, |name| meaning(name).is_of_one_hop() || reads_as_protected(name.as_str(), identity));
 }
 
 /// As a rule there are none, which one look at each name tells.
@@ -88,7 +88,7 @@ fn remove_if(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
 }
 
 fn strip(headers: &mut HeaderMap, named: &[HeaderName]) {
-    remove_if(headers, |name| is_of_one_hop(name) || named.contains(name));
+    remove_if(headers, |name| meaning(name).is_of_one_hop() || named.contains(name));
     if headers.contains_key(TE) {
         let takes_trailers = elements(headers.get_all(TE).iter()).any(|coding| coding.eq_ignore_ascii_case("trailers"));
         if takes_trailers {
@@ -188,44 +188,47 @@ pub struct Peer {
     plain: HeaderValue,
     /// In Forwarded.
     element: HeaderValue,
+    /// Both and X-Forwarded-Proto, as HTTP/1.1 writes them.
+    lines: Bytes,
 }
 
 impl Peer {
     /// A peer that came with or without TLS.
     pub fn new(address: IpAddr, is_secure: bool) -> Self {
         let address = address.to_canonical();
-        let text = Bytes::from(format!("{};proto={}", element(address), scheme(is_secure)));
-        // Writing an address costs more than looking for it in what is written already.
-        let (start, end) = match address {
-            IpAddr::V4(_) => ("for=".len(), text.iter().position(|byte| *byte == b';')),
-            IpAddr::V6(_) => ("for=\"[".len(), text.iter().position(|byte| *byte == b']')),
+        let (plain, scheme) = (address.to_string(), scheme(is_secure));
+        let element = format!("{};proto={scheme}", element(&plain, address));
+        let lines = format!("x-forwarded-for: {plain}\r\nforwarded: {element}\r\nx-forwarded-proto: {scheme}\r\n");
+        // One block without spare room, for it is there for each connection.
+        let lines = Bytes::from(lines.into_boxed_str().into_boxed_bytes());
+        let value = |start: usize, length: usize| {
+            HeaderValue::from_maybe_shared(lines.slice(start..start + length)).expect("an address is text")
         };
-        let value = |text: Bytes| HeaderValue::from_maybe_shared(text).expect("an address is text");
-        let plain = text.slice(start..end.unwrap_or(text.len()));
-        Self { address, is_secure, plain: value(plain), element: value(text) }
+        let start_of_plain = "x-forwarded-for: ".len();
+        let start_of_element = start_of_plain + plain.len() + "\r\nforwarded: ".len();
+        let (plain, element) = (value(start_of_plain, plain.len()), value(start_of_element, element.len()));
+        Self { address, is_secure, plain, element, lines }
     }
 
     /// Makes the headers what a backend may be told of the client. Trusted proxies are heard, and added to; what others said
     /// is taken away, and what is to be said instead is given.
     pub fn announce<'r>(
         &'r self,
-        headers: &mut HeaderMap,
+        headers: &mut Headers,
         canonical: &'r Canonical,
         client: Client,
         id: &'r HeaderValue,
     ) -> Option<Announced<'r>> {
         if client.is_trusted {
+            let headers = headers.map();
             headers.insert(&X_REQUEST_ID, id.clone());
             self.continue_chain(headers, canonical, client.address);
             return None;
         }
-        // What an untrusted peer says of itself.
-        remove_if(headers, |name| {
-            *name == FORWARDED
-                || *name == X_REAL_IP
-                || *name == X_REQUEST_ID
-                || name.as_str().starts_with("x-forwarded-")
-        });
+        if let Some(headers) = headers.special_mut() {
+            // What an untrusted peer says of itself.
+            remove_if(headers, |name| meaning(name) == Meaning::Client);
+        }
         Some(Announced { peer: self, canonical, id })
     }
 
@@ -255,7 +258,8 @@ impl Peer {
         let is_plain = headers.contains_key(&X_FORWARDED_FOR);
         let plain = if is_plain { joined(headers, &X_FORWARDED_FOR) } else { client.to_string().into_bytes() };
         let is_forwarded = !is_plain && headers.contains_key(FORWARDED);
-        let forwarded = if is_forwarded { joined(headers, &FORWARDED) } else { element(client).into_bytes() };
+        let forwarded =
+            if is_forwarded { joined(headers, &FORWARDED) } else { element(&client.to_string(), client).into_bytes() };
         let is_chain = is_plain || is_forwarded;
         let add = |mut list: Vec<u8>, own: &HeaderValue| {
             list.extend_from_slice(b", ");
@@ -277,20 +281,25 @@ pub struct Announced<'r> {
 }
 
 impl Announced<'_> {
-    /// Tells each header.
-    pub fn each(&self, mut tell: impl FnMut(&HeaderName, &HeaderValue)) {
+    /// What is the same for all requests of the client, as HTTP/1.1 writes it.
+    pub fn lines(&self) -> &[u8] {
+        &self.peer.lines
+    }
+
+    /// Tells each header that is not among these lines.
+    pub fn others(&self, mut tell: impl FnMut(&HeaderName, &HeaderValue)) {
         let Self { peer, canonical, id } = *self;
         tell(&X_REQUEST_ID, id);
-        tell(&X_FORWARDED_FOR, &peer.plain);
-        tell(&FORWARDED, &peer.element);
-        tell(&X_FORWARDED_PROTO, &HeaderValue::from_static(scheme(peer.is_secure)));
         tell(&X_FORWARDED_HOST, canonical.authority());
         tell(&X_FORWARDED_PORT, &port(canonical, peer.is_secure));
     }
 
     /// Puts all among the headers.
     pub fn put_among(&self, headers: &mut HeaderMap) {
-        self.each(|name, value| drop(headers.insert(name, value.clone())));
+        headers.insert(&X_FORWARDED_FOR, self.peer.plain.clone());
+        headers.insert(FORWARDED, self.peer.element.clone());
+        headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme(self.peer.is_secure)));
+        self.others(|name, value| drop(headers.insert(name, value.clone())));
     }
 }
 
@@ -301,7 +310,7 @@ pub fn request_id(headers: &HeaderMap, is_trusted: bool, random: impl FnOnce() -
         let bytes = value.as_bytes();
         !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX && bytes.iter().all(is_usual)
     };
-    if let Some(known) = single(headers, &X_REQUEST_ID).filter(|_| is_trusted).filter(is_id) {
+    if is_trusted && let Some(known) = single(headers, &X_REQUEST_ID).filter(is_id) {
         return known.clone();
     }
     let random = random();
@@ -326,10 +335,10 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
 }
 
 /// An address in Forwarded (RFC 7239, 6).
-fn element(address: IpAddr) -> String {
+fn element(text: &str, address: IpAddr) -> String {
     match address {
-        IpAddr::V4(address) => format!("for={address}"),
-        IpAddr::V6(address) => format!("for=\"[{address}]\""),
+        IpAddr::V4(_) => format!("for={text}"),
+        IpAddr::V6(_) => format!("for=\"[{text}]\""),
     }
 }
 

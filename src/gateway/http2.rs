@@ -35,9 +35,9 @@ impl Service<Request<hyper::body::Incoming>> for Exchanges {
 
     fn call(&self, request: Request<hyper::body::Incoming>) -> Self::Future {
         let client = self.0.clone();
-        let (mut parts, body) = request.into_parts();
-        let mut incoming = Incoming::Http2(body);
-        Box::pin(async move { Ok(exchange::answer(&client, &mut parts, &mut incoming).await) })
+        let (parts, body) = request.into_parts();
+        let (mut head, mut incoming) = (parts.into(), Incoming::Http2(body));
+        Box::pin(async move { Ok(exchange::answer(&client, &mut head, &mut incoming).await.into()) })
     }
 }
 

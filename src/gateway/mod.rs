@@ -4,10 +4,10 @@
 //! a request is served from its first byte to its last on one core, and no lock is on its way.
 //!
 //! `thread` listens by its `door`s and takes commands, `client` carries one connection of a client under `watch`, by `http1`
-//! or `http2`, whose streams are watched by their `motion`,
-//! `exchange` one request through `canonical`, `route` and `policy` to `forward`, which chooses a backend and sends;
-//! `backend` keeps the connections (`links` ends them), `body` and `tunnel` carry what follows the headers, `reply` is what the gateway says
-//! itself. A thread has one `clock`.
+//! or `http2`, whose streams are watched by their `motion`, `exchange` one request through `canonical`, `route` and
+//! `policy` to `forward`, which chooses a backend and sends; `backend` keeps the connections (`links` ends them), `body`
+//! and `tunnel` carry what follows the headers, `reply` is what the gateway says itself. Heads go from one to the other as
+//! a `message`; what the names of its fields mean says `meaning`. A thread has one `clock`.
 
 mod backend;
 mod body;
@@ -24,6 +24,8 @@ mod http2;
 mod io;
 mod line;
 mod links;
+pub mod meaning;
+pub mod message;
 mod motion;
 pub mod policy;
 mod record;

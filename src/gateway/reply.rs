@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::body::ResponseBody;
+use super::message::Answer;
 use super::refusal::Refusal;
 
 /// RFC 9457, 3: a problem as JSON, with the id by which its line in the log is found.
-pub fn problem(refusal: Refusal, request_id: Option<&HeaderValue>) -> Response<ResponseBody> {
+pub fn problem(refusal: Refusal, request_id: Option<&HeaderValue>) -> Answer<ResponseBody> {
     let request_id = request_id.and_then(|id| id.to_str().ok());
     let (status, title) = (refusal.status(), refusal.title());
     let instance = request_id.map_or(String::new(), |id| format!(",\"instance\":\"urn:request:{id}\""));
@@ -17,25 +18,20 @@ pub fn problem(refusal: Refusal, request_id: Option<&HeaderValue>) -> Response<R
 }
 
 /// A fixed answer.
-pub fn fixed(status: StatusCode, content_type: &HeaderValue, body: Bytes) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::whole(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
-    response
+pub fn fixed(status: StatusCode, content_type: &HeaderValue, body: Bytes) -> Answer<ResponseBody> {
+    Answer::new(status, with(CONTENT_TYPE, content_type.clone()), ResponseBody::whole(body))
 }
 
 /// The client is sent elsewhere.
-pub fn redirect(status: StatusCode, location: HeaderValue) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::whole(Bytes::new()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(LOCATION, location);
-    response
+pub fn redirect(status: StatusCode, location: HeaderValue) -> Answer<ResponseBody> {
+    Answer::new(status, with(LOCATION, location), ResponseBody::whole(Bytes::new()))
 }
 
 /// The answer to a browser that asks what it may do.
-pub fn preflight(headers: HeaderMap) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::whole(Bytes::new()));
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    *response.headers_mut() = headers;
-    response
+pub fn preflight(headers: HeaderMap) -> Answer<ResponseBody> {
+    Answer::new(StatusCode::NO_CONTENT, headers, ResponseBody::whole(Bytes::new()))
+}
+
+fn with(name: HeaderName, value: HeaderValue) -> HeaderMap {
+    [(name, value)].into_iter().collect()
 }

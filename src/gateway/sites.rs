@@ -63,7 +63,8 @@ pub struct Prepared {
 #[derive(Default)]
 pub struct Sites {
     gateway: Option<Arc<Gateway>>,
-    tables: HashMap<String, Arc<SiteTable>>,
+    /// There are few: comparing their names costs less than hashing one.
+    tables: BTreeMap<String, Arc<SiteTable>>,
 }
 
 impl Sites {

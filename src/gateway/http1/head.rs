@@ -3,14 +3,15 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request, response,
-};
+use bytes::BytesMut;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use httparse::{Header, Status};
 
 use super::framing::Decoder;
+use super::lines::{Lines, look};
+use crate::gateway::meaning::is_odd;
+use crate::gateway::message::{Answer, Field, Head, Headers};
 
 /// More the type for it does not hold.
 const URI_BYTES_MAX: usize = u16::MAX as usize - 1;
@@ -56,7 +57,7 @@ pub enum Bad {
 #[derive(Debug)]
 pub struct RequestHead {
     /// Itself.
-    pub parts: request::Parts,
+    pub head: Head,
     /// How its body is framed.
     pub body: Decoder,
     /// Whether the connection may carry another one.
@@ -68,20 +69,13 @@ pub struct RequestHead {
 /// What is known of a response once its head is read.
 #[derive(Debug)]
 pub struct ResponseHead {
-    /// Itself.
-    pub parts: response::Parts,
+    /// Itself, without its body.
+    pub answer: Answer<()>,
     /// How its body is framed.
     pub body: Decoder,
     /// Whether the connection may carry another one.
     pub keeps: bool,
 }
-
-/// What a backend calls its status, where that is not what it is called.
-#[derive(Clone, Debug)]
-pub struct Reason(HeaderValue);
-
-/// Where in a head a field stands: its name and its value.
-type Place = (Range<usize>, Range<usize>);
 
 /// Takes a request's head from what was read; `None` = more must be read.
 ///
@@ -96,27 +90,27 @@ pub fn request(read: &mut BytesMut, limits: Limits) -> Result<Option<RequestHead
         return Err(Bad::FirstLine);
     };
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Bad::FirstLine)?;
-    let (path, places) = (place(read, path.as_bytes()), places(read, request.headers));
-    let head = read.split_to(length).freeze();
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = method;
+    let path = place(read, path.as_bytes());
     if path.len() > URI_BYTES_MAX {
         return Err(Bad::TooLarge);
     }
-    parts.uri = Uri::from_maybe_shared(head.slice(path)).map_err(|_| Bad::FirstLine)?;
-    parts.version = if version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
+    let is_odd = request.headers.iter().any(|field| is_odd(field.name.as_bytes()));
+    let (lines, seen) = look(read, request.headers)?;
     let is_old = version == 0;
-    let seen = header_map(&head, places, &mut parts.headers)?;
-    let body = match (seen.is_chunked(&parts.headers, is_old)?, seen.length(&mut parts.headers)?) {
+    let body = match (seen.is_chunked(is_old)?, seen.length()?) {
         (true, Some(_)) => return Err(Bad::FramedTwice),
         (true, None) => Decoder::chunked(),
         (false, length) => Decoder::Length(length.unwrap_or(0)),
     };
-    let keeps = seen.keeps(&parts.headers, is_old);
-    let waits = seen.expectation
-        && !is_old
-        && parts.headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    Ok(Some(RequestHead { parts, body, keeps, waits }))
+    let text = read.split_to(length).freeze();
+    let uri = Uri::from_maybe_shared(text.slice(path)).map_err(|_| Bad::FirstLine)?;
+    let version = if is_old { Version::HTTP_10 } else { Version::HTTP_11 };
+    let mut headers = Headers::Plain(Lines::new(text, lines));
+    if is_odd || !seen.is_plain_request() {
+        seen.say_length_once(headers.map());
+    }
+    let head = Head { method, uri, version, headers };
+    Ok(Some(RequestHead { head, body, keeps: seen.keeps(is_old), waits: seen.expects && !is_old }))
 }
 
 /// Takes the head of a response to a request of this method from what was read; `None` = more must be read.
@@ -134,27 +128,28 @@ pub fn response(read: &mut BytesMut, limits: Limits, to: &Method) -> Result<Opti
     let status = StatusCode::from_u16(code).map_err(|_| Bad::FirstLine)?;
     let reason = response.reason.filter(|reason| !reason.is_empty() && Some(*reason) != status.canonical_reason());
     let reason = reason.map(|reason| place(read, reason.as_bytes()));
-    let places = places(read, response.headers);
-    let head = read.split_to(length).freeze();
-    let (mut parts, ()) = Response::new(()).into_parts();
-    parts.status = status;
-    if let Some(text) = reason.and_then(|place| HeaderValue::from_maybe_shared(head.slice(place)).ok()) {
-        parts.extensions.insert(Reason(text));
-    }
-    let seen = header_map(&head, places, &mut parts.headers)?;
+    let (lines, seen) = look(read, response.headers)?;
     let is_old = version == 0;
-    let mut keeps = seen.keeps(&parts.headers, is_old);
-    let length = seen.length(&mut parts.headers)?;
+    let (mut keeps, length_said) = (seen.keeps(is_old), seen.length()?);
+    let text = read.split_to(length).freeze();
+    let reason = reason.and_then(|place| HeaderValue::from_maybe_shared(text.slice(place)).ok());
+    let mut headers = Headers::Plain(Lines::new(text, lines));
+    if !seen.is_plain_response() {
+        seen.say_length_once(headers.map());
+    }
     let body = if has_no_body(status, to) {
         Decoder::Length(0)
-    } else if seen.is_chunked(&parts.headers, is_old)? {
+    } else if seen.is_chunked(is_old)? {
         // Chunks win, and whoever sends both is not to be trusted with another request (RFC 9112, 6.3).
-        keeps &= parts.headers.remove(CONTENT_LENGTH).is_none();
+        if length_said.is_some() {
+            headers.map().remove(CONTENT_LENGTH);
+            keeps = false;
+        }
         Decoder::chunked()
     } else {
-        length.map_or(Decoder::UntilClose, Decoder::Length)
+        length_said.map_or(Decoder::UntilClose, Decoder::Length)
     };
-    Ok(Some(ResponseHead { parts, body, keeps }))
+    Ok(Some(ResponseHead { answer: Answer { status, reason, headers, body: () }, body, keeps }))
 }
 
 /// Takes trailers from what was read; `None` = more must be read.
@@ -162,10 +157,8 @@ pub(super) fn fields(read: &mut BytesMut, limits: Limits) -> Result<Option<Heade
     let mut slots = [httparse::EMPTY_HEADER; FIELDS_ON_STACK];
     match httparse::parse_headers(read, &mut slots) {
         Ok(Status::Complete((length, fields))) if length <= limits.bytes => {
-            let places = places(read, fields);
-            let mut trailers = HeaderMap::new();
-            header_map(&read.split_to(length).freeze(), places, &mut trailers)?;
-            Ok(Some(trailers))
+            let (lines, _) = look(read, fields)?;
+            Ok(Some(Lines::new(read.split_to(length).freeze(), lines).to_map()))
         }
         Ok(Status::Partial) if read.len() < limits.bytes => Ok(None),
         Ok(_) | Err(httparse::Error::TooManyHeaders) => Err(Bad::TooLarge),
@@ -210,103 +203,12 @@ fn length_of_head(parsed: httparse::Result<usize>, read: &[u8], limits: Limits) 
 }
 
 /// Where in the head its part stands. Nothing stands nowhere: httparse may give an empty text of its own.
-fn place(head: &[u8], part: &[u8]) -> Range<usize> {
+pub(super) fn place(head: &[u8], part: &[u8]) -> Range<usize> {
     if part.is_empty() {
         return 0..0;
     }
     let start = part.as_ptr().addr() - head.as_ptr().addr();
     start..start + part.len()
-}
-
-fn places(head: &[u8], fields: &[Header<'_>]) -> Vec<Place> {
-    fields.iter().map(|field| (place(head, field.name.as_bytes()), place(head, field.value))).collect()
-}
-
-/// Which of the fields that concern the connection or the end of the message are there: one look at each name costs less
-/// than looking each of these up.
-#[derive(Default)]
-struct Seen {
-    connection: bool,
-    length: bool,
-    coding: bool,
-    expectation: bool,
-}
-
-/// Fills the headers.
-fn header_map(head: &Bytes, places: Vec<Place>, headers: &mut HeaderMap) -> Result<Seen, Bad> {
-    headers.reserve(places.len());
-    let mut seen = Seen::default();
-    for (name, value) in places {
-        let name = HeaderName::from_bytes(&head[name]).map_err(|_| Bad::Syntax(httparse::Error::HeaderName))?;
-        let value = HeaderValue::from_maybe_shared(head.slice(value));
-        match name {
-            CONNECTION => seen.connection = true,
-            CONTENT_LENGTH => seen.length = true,
-            TRANSFER_ENCODING => seen.coding = true,
-            EXPECT => seen.expectation = true,
-            _ => {}
-        }
-        headers.append(name, value.map_err(|_| Bad::Syntax(httparse::Error::HeaderValue))?);
-    }
-    Ok(seen)
-}
-
-impl Seen {
-    /// Whether its body is in chunks.
-    fn is_chunked(&self, headers: &HeaderMap, is_old: bool) -> Result<bool, Bad> {
-        if !self.coding {
-            return Ok(false);
-        }
-        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-        match (codings.next(), codings.next()) {
-            (Some(coding), None) if !is_old && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
-            _ => Err(Bad::Coding),
-        }
-    }
-
-    /// What Content-Length says. One that is said several times alike is said once afterwards (RFC 9112, 6.3).
-    fn length(&self, headers: &mut HeaderMap) -> Result<Option<u64>, Bad> {
-        if !self.length {
-            return Ok(None);
-        }
-        let mut said = headers.get_all(CONTENT_LENGTH).iter();
-        let Some(first) = said.next() else { return Ok(None) };
-        let length = number(first.as_bytes()).ok_or(Bad::Length)?;
-        let mut others = said.peekable();
-        if others.peek().is_some() {
-            if others.any(|other| other != first) {
-                return Err(Bad::Length);
-            }
-            let once = first.clone();
-            headers.insert(CONTENT_LENGTH, once);
-        }
-        Ok(Some(length))
-    }
-
-    /// Whether the connection stays for another message (RFC 9112, 9.3).
-    fn keeps(&self, headers: &HeaderMap, is_old: bool) -> bool {
-        let (mut stays, mut closes) = (false, false);
-        if self.connection {
-            for value in headers.get_all(CONNECTION) {
-                for option in value.as_bytes().split(|byte| *byte == b',') {
-                    stays |= option.trim_ascii().eq_ignore_ascii_case(b"keep-alive");
-                    closes |= option.trim_ascii().eq_ignore_ascii_case(b"close");
-                }
-            }
-        }
-        !closes && (stays || !is_old)
-    }
-}
-
-/// Digits and nothing else: a sign, which a number may have elsewhere, is none here.
-fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
 }
 
 // --- Writing ---------------------------------------------------------------------------------------------------------
@@ -320,13 +222,21 @@ pub fn ask(method: &Method, uri: &Uri, out: &mut Vec<u8>) {
 }
 
 /// Writes a response's first line.
-pub fn answer(parts: &response::Parts, is_old: bool, out: &mut Vec<u8>) {
+pub fn answer<B>(answer: &Answer<B>, is_old: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(if is_old { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
-    out.extend_from_slice(parts.status.as_str().as_bytes());
+    out.extend_from_slice(answer.status.as_str().as_bytes());
     out.push(b' ');
-    let own = parts.extensions.get::<Reason>().map(|Reason(text)| text.as_bytes());
-    out.extend_from_slice(own.unwrap_or_else(|| parts.status.canonical_reason().unwrap_or_default().as_bytes()));
+    let usual = || answer.status.canonical_reason().unwrap_or_default().as_bytes();
+    out.extend_from_slice(answer.reason.as_ref().map_or_else(usual, HeaderValue::as_bytes));
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a field that goes on as it is.
+pub fn pass(field: Field<'_>, out: &mut Vec<u8>) {
+    match field.line {
+        Some(line) => out.extend_from_slice(line),
+        None => self::field(field.name, field.value, out),
+    }
 }
 
 /// Writes a field.

@@ -9,8 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{Method, Response};
+use http::{Method, StatusCode};
 use http_body::{Body, Frame};
 
 use super::framing::{Decoder, Encoder, Piece};
@@ -22,6 +21,7 @@ use crate::gateway::body::{Cut, RequestBody};
 use crate::gateway::forward::Outgoing;
 use crate::gateway::io::Io;
 use crate::gateway::links::Handle;
+use crate::gateway::meaning::Meaning;
 use crate::reason::CloseReason;
 
 /// What the head of a response may have.
@@ -110,7 +110,7 @@ impl Link {
             if let Poll::Ready(Err(cut)) = self.poll_upload(cx) {
                 return Poll::Ready(Err(cut));
             }
-            self.poll_head(&request.parts.method, cx)
+            self.poll_head(&request.head.method, cx)
         });
         match outcome.await {
             Ok(head) => {
@@ -118,7 +118,7 @@ impl Link {
                     in_step().await;
                 }
                 (self.response, self.keeps) = (head.body, self.keeps && head.keeps);
-                Sent::Response(Response::from_parts(head.parts, None))
+                Sent::Response(head.answer.with(|()| None))
             }
             // Whatever was written was taken by nobody who would answer; but only what was not written is surely unread.
             Err(_) if !has_body && self.io.meter.written.get() == before => Sent::Unsent,
@@ -128,23 +128,22 @@ impl Link {
 
     /// Writes the head of a request with a body of so many bytes; `None` = not known.
     fn begin(&mut self, request: &Outgoing<'_>, length: Option<u64>) {
-        let (parts, row) = (&*request.parts, self.outbox.row());
-        head::ask(&parts.method, &parts.uri, row);
+        let (asked, row) = (&*request.head, self.outbox.row());
+        head::ask(&asked.method, &asked.uri, row);
         let mut says_length = false;
-        for (name, value) in &parts.headers {
-            match *name {
-                CONTENT_LENGTH => says_length = true,
-                TRANSFER_ENCODING => {}
-                _ => head::field(name.as_str().as_bytes(), value.as_bytes(), row),
-            }
-        }
+        asked.headers.each(|field| match field.meaning {
+            Meaning::Length => says_length = true,
+            Meaning::Coding => {}
+            _ => head::pass(field, row),
+        });
         if let Some(announced) = &request.announced {
-            announced.each(|name, value| head::field(name.as_str().as_bytes(), value.as_bytes(), row));
+            row.extend_from_slice(announced.lines());
+            announced.others(|name, value| head::field(name.as_str().as_bytes(), value.as_bytes(), row));
         }
         match length {
             None => head::field(b"transfer-encoding", b"chunked", row),
             // Some methods need a body, and some servers need to be told that there is none (RFC 9110, 8.6).
-            Some(0) if !says_length && !expects_body(&parts.method) => {}
+            Some(0) if !says_length && !expects_body(&asked.method) => {}
             Some(length) => head::length(length, row),
         }
         row.extend_from_slice(b"\r\n");
@@ -189,7 +188,7 @@ impl Link {
             if !inbox.bytes.is_empty() && head::may_be_whole(&inbox.bytes, inbox.tried) {
                 match head::response(&mut inbox.bytes, LIMITS, method)? {
                     // What is said before the response is for nobody behind a proxy that has answered by itself.
-                    Some(head) if head.parts.status.is_informational() && head.parts.status != 101 => {
+                    Some(head) if is_interim(head.answer.status) => {
                         inbox.tried = 0;
                         self.interim += 1;
                         if self.interim > INTERIM_MAX {
@@ -245,6 +244,11 @@ impl Piece {
             Self::End => None,
         }
     }
+}
+
+/// Whether another response will follow (RFC 9110, 15.2).
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 fn expects_body(method: &Method) -> bool {

@@ -5,7 +5,7 @@
 //! request than a peer takes for everything (benches/README.md), did not let a request with two framings be refused,
 //! and kept buffers for idle connections. HTTP/2 is left to hyper.
 //!
-//! `head` and `framing` know no socket: bytes in, messages out, and the other way. `wire` holds what was read and what is
+//! `head`, its `lines` and `framing` know no socket: bytes in, messages out, and the other way. `wire` holds what was read and what is
 //! to be written. `server` carries a client's connection (`conn`) from request to request and sends each `reply`; `link` is
 //! a connection to a backend. Both keep `step` with the others of their turn.
 
@@ -13,6 +13,7 @@ mod conn;
 pub mod date;
 pub mod framing;
 pub mod head;
+mod lines;
 mod link;
 mod reply;
 mod server;
@@ -20,6 +21,7 @@ mod step;
 mod wire;
 
 pub use conn::Upload;
+pub use lines::Lines;
 pub use link::Link;
 pub use server::serve;
 

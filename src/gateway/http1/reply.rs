@@ -1,14 +1,15 @@
 //! An answer to a client: its head, and what of its body is to be sent next.
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{Method, StatusCode, response};
+use http::{Method, StatusCode};
 use http_body::{Body, Frame};
 
 use super::framing::Encoder;
 use super::head;
 use super::wire::Outbox;
 use crate::gateway::body::{Cut, ResponseBody};
+use crate::gateway::meaning::Meaning;
+use crate::gateway::message::Answer;
 
 /// What an answer has to know of its request.
 pub struct Asked {
@@ -33,49 +34,53 @@ pub struct Reply {
 
 impl Reply {
     /// Writes its head.
-    pub fn begin(
-        asked: &Asked,
-        keeps: bool,
-        parts: &response::Parts,
-        body: &ResponseBody,
-        date: &[u8],
-        row: &mut Vec<u8>,
-    ) -> Self {
-        let switches = parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        let is_bare = head::has_no_body(parts.status, &asked.method);
-        let length = body.size_hint().exact();
+    pub fn begin(asked: &Asked, keeps: bool, answer: &Answer<ResponseBody>, date: &[u8], row: &mut Vec<u8>) -> Self {
+        let status = answer.status;
+        let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+        let is_bare = head::has_no_body(status, &asked.method);
+        let length = answer.body.size_hint().exact();
         let encoder = match length {
             _ if is_bare => Encoder::Length(0),
             Some(length) => Encoder::Length(length),
             None if asked.is_old => Encoder::UntilClose,
             None => Encoder::Chunked,
         };
-        let closes = parts.headers.get(CONNECTION).is_some_and(|value| value == "close");
-        let keeps = keeps && !closes && encoder != Encoder::UntilClose;
-        head::answer(parts, asked.is_old, row);
-        for (name, value) in &parts.headers {
-            let is_ours = match *name {
-                CONNECTION => !switches,
-                // Of a body that is not sent it says how long it would be.
-                CONTENT_LENGTH => !is_bare || parts.status == StatusCode::NO_CONTENT || switches,
-                TRANSFER_ENCODING => true,
+        head::answer(answer, asked.is_old, row);
+        let (mut closes, mut says_length, mut says_date) = (false, false, false);
+        answer.headers.each(|field| {
+            let is_ours = match field.meaning {
+                Meaning::Connection => {
+                    closes |= field.value == b"close";
+                    !switches
+                }
+                Meaning::Length => {
+                    says_length = true;
+                    // Of a body that is not sent it says how long it would be.
+                    !is_bare || status == StatusCode::NO_CONTENT || switches
+                }
+                Meaning::Coding => true,
+                Meaning::Date => {
+                    says_date = true;
+                    false
+                }
                 _ => false,
             };
             if !is_ours {
-                head::field(name.as_str().as_bytes(), value.as_bytes(), row);
+                head::pass(field, row);
             }
-        }
+        });
+        let keeps = keeps && !closes && encoder != Encoder::UntilClose;
         match encoder {
             Encoder::Chunked => head::field(b"transfer-encoding", b"chunked", row),
             Encoder::Length(length) if !is_bare => head::length(length, row),
             _ => {
                 let would_be = length.filter(|length| *length > 0 && asked.method == Method::HEAD);
-                if let Some(length) = would_be.filter(|_| !parts.headers.contains_key(CONTENT_LENGTH)) {
+                if let Some(length) = would_be.filter(|_| !says_length) {
                     head::length(length, row);
                 }
             }
         }
-        if !parts.headers.contains_key(DATE) && !switches {
+        if !says_date && !switches {
             head::field(b"date", date, row);
         }
         if !keeps && !switches {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, Response, Version};
+use http::{Method, Version};
 use http_body::Body;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep_until;
@@ -25,6 +25,7 @@ use crate::gateway::body::{Cut, Incoming, ResponseBody};
 use crate::gateway::client::Client;
 use crate::gateway::exchange;
 use crate::gateway::io::Io;
+use crate::gateway::message::Answer;
 use crate::gateway::refusal::Refusal;
 use crate::gateway::tunnel::{self, Tunnel};
 use crate::gateway::watch::{Due, Leash, Watch};
@@ -112,7 +113,7 @@ async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
         conn: Rc::new(RefCell::new(Conn::new(io))),
         limits: Limits { bytes: limits.header_bytes as usize, fields: limits.header_fields as usize },
         is_last: Cell::new(false),
-        answer: Cell::new(Answer::None),
+        answer: Cell::new(Sending::Nothing),
     };
     let mut requests = pin!(session.requests());
     let mut watch = Watch::new(client, leash);
@@ -128,7 +129,7 @@ async fn session(client: &Rc<Client>, leash: &Leash, io: Io) -> (Io, Next) {
                 Poll::Ready(Due::Shutdown) => session.is_last.set(true),
                 Poll::Ready(Due::Rest) => return Poll::Ready(Next::Rest),
                 Poll::Ready(Due::End(CloseReason::ClientIdle)) if session.give_up() => {}
-                Poll::Ready(Due::End(reason)) if session.answer.get() == Answer::UntilClose => {
+                Poll::Ready(Due::End(reason)) if session.answer.get() == Sending::UntilClose => {
                     return Poll::Ready(Next::Abort(reason));
                 }
                 Poll::Ready(Due::End(reason)) => return Poll::Ready(Next::End(reason)),
@@ -147,13 +148,13 @@ struct Session<'c> {
     limits: Limits,
     /// There is no further request.
     is_last: Cell<bool>,
-    answer: Cell<Answer>,
+    answer: Cell<Sending>,
 }
 
 /// What is being sent of an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Answer {
-    None,
+enum Sending {
+    Nothing,
     /// One that says itself where it ends.
     Framed,
     /// One of which nothing but the connection's end tells that it is whole.
@@ -197,14 +198,14 @@ impl Session<'_> {
 
     /// Carries one request to the end of its answer; tells whether another one may follow.
     async fn request(&self, head: &mut RequestHead) -> Result<bool, Next> {
-        let RequestHead { parts, body, keeps, waits } = head;
+        let RequestHead { head, body, keeps, waits } = head;
         self.client.begin_request();
-        let asked = Asked { method: parts.method.clone(), is_old: parts.version == Version::HTTP_10, keeps: *keeps };
+        let asked = Asked { method: head.method.clone(), is_old: head.version == Version::HTTP_10, keeps: *keeps };
         let is_bare = body.is_over();
         self.conn.borrow_mut().begin(std::mem::replace(body, Decoder::Length(0)), *waits);
         let response = {
             let mut incoming = if is_bare { Incoming::Empty } else { Incoming::Http1(Upload::new(&self.conn)) };
-            let mut answer = pin!(exchange::answer(self.client, parts, &mut incoming));
+            let mut answer = pin!(exchange::answer(self.client, head, &mut incoming));
             poll_fn(|cx| match answer.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Ok(response)),
                 Poll::Pending => {
@@ -236,18 +237,17 @@ impl Session<'_> {
 
     /// The client has stopped in the middle of its request: tells whether it can be answered so.
     fn give_up(&self) -> bool {
-        self.answer.get() == Answer::None && self.conn.borrow_mut().give_up(self.client.active.get() == 0)
+        self.answer.get() == Sending::Nothing && self.conn.borrow_mut().give_up(self.client.active.get() == 0)
     }
 
-    async fn respond(&self, asked: Asked, response: Response<ResponseBody>) -> Result<bool, Next> {
-        let (parts, mut body) = response.into_parts();
+    async fn respond(&self, asked: Asked, answer: Answer<ResponseBody>) -> Result<bool, Next> {
         let keeps = asked.keeps && !self.is_last.get() && self.will_be_read();
         let date = self.client.thread.clock.date();
-        let mut reply = Reply::begin(&asked, keeps, &parts, &body, &date, self.conn.borrow_mut().outbox.row());
-        drop(parts);
-        self.answer.set(if reply.ends_with_connection() { Answer::UntilClose } else { Answer::Framed });
+        let mut reply = Reply::begin(&asked, keeps, &answer, &date, self.conn.borrow_mut().outbox.row());
+        let mut body = answer.body;
+        self.answer.set(if reply.ends_with_connection() { Sending::UntilClose } else { Sending::Framed });
         poll_fn(|cx| self.poll_reply(&mut reply, &mut body, cx)).await?;
-        self.answer.set(Answer::None);
+        self.answer.set(Sending::Nothing);
         drop(body);
         Ok(reply.keeps && self.conn.borrow_mut().skip_body())
     }

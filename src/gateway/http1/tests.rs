@@ -13,6 +13,7 @@ use proptest::prelude::*;
 
 use super::framing::{Decoder, Piece};
 use super::head::{self, Bad, Limits, RequestHead, ResponseHead};
+use crate::gateway::message::Headers;
 
 const LIMITS: Limits = Limits { bytes: 8192, fields: 100 };
 
@@ -64,17 +65,17 @@ fn response_to(method: &Method, text: &str) -> Result<ResponseHead, Bad> {
 
 /// All that is known of a request.
 fn told(head: &RequestHead) -> String {
-    let RequestHead { parts, body, keeps, waits } = head;
-    let (method, uri, version, headers) = (&parts.method, &parts.uri, parts.version, &parts.headers);
+    let RequestHead { head, body, keeps, waits } = head;
+    let (method, uri, version, headers) = (&head.method, &head.uri, head.version, head.headers.to_map());
     format!("{method} {uri} {version:?} {headers:?} {body:?} {keeps} {waits}")
 }
 
 /// All that is known of a response, with what its status is called.
 fn told_back(head: &ResponseHead) -> String {
-    let ResponseHead { parts, body, keeps } = head;
+    let ResponseHead { answer, body, keeps } = head;
     let mut line = Vec::new();
-    head::answer(parts, false, &mut line);
-    format!("{} {:?} {body:?} {keeps}", line.escape_ascii(), parts.headers)
+    head::answer(answer, false, &mut line);
+    format!("{} {:?} {body:?} {keeps}", line.escape_ascii(), answer.headers.to_map())
 }
 
 /// What became of a body.

@@ -101,9 +101,9 @@ impl Auth {
     }
 
     /// Who it is. A client of which too many credentials did not count has to wait, whatever it has now.
-    pub(super) fn authenticate(&self, asked: &Asked<'_>) -> Result<Identity, Refused> {
+    pub(super) fn authenticate(&self, asked: &mut Asked<'_>) -> Result<Identity, Refused> {
         self.failures.ask(asked.client, asked.now.since_start)?;
-        self.identify(asked.headers, asked.now.since_epoch).map_err(|why| {
+        self.identify(asked.headers.map(), asked.now.since_epoch).map_err(|why| {
             if let Failure::Invalid(_) = why {
                 self.failures.count(asked.client, asked.now.since_start);
             }

@@ -124,7 +124,7 @@ pub fn policy(limits: &[RateLimit]) -> HeaderValue {
 /// Asks all of these limits. A request that a later one refuses has cost a place in those before.
 pub(super) fn all(
     limits: &[RateLimit],
-    asked: &Asked<'_>,
+    asked: &mut Asked<'_>,
     identity: Option<&Identity>,
     left: &mut String,
 ) -> Result<(), Refused> {
@@ -152,14 +152,14 @@ impl RateLimit {
         let _ = write!(left, "{comma}\"{}\";r={rest};t={}", self.name, seconds(reset));
     }
 
-    fn hash(&self, asked: &Asked<'_>, identity: Option<&Identity>) -> u64 {
+    fn hash(&self, asked: &mut Asked<'_>, identity: Option<&Identity>) -> u64 {
         let mut hasher = self.counter.hasher.build_hasher();
         for key in &self.key {
             match key {
                 LimitKey::ClientIp => asked.client.map(ClientKey::from).hash(&mut hasher),
                 LimitKey::Consumer => identity.map(|who| (&who.issuer, &who.consumer)).hash(&mut hasher),
                 LimitKey::Header(name) => {
-                    let values = asked.headers.get_all(name);
+                    let values = asked.headers.map().get_all(name);
                     values.iter().count().hash(&mut hasher);
                     values.iter().for_each(|value| value.as_bytes().hash(&mut hasher));
                 }

@@ -19,6 +19,7 @@ use self::cors::{Cors, Granted};
 use self::jwks::Sources;
 use self::jwt::Tokens;
 use self::limit::{Counters, Failures, RateLimit, Report};
+use super::message::Headers;
 use super::refusal::Refusal;
 use crate::config::contains;
 use crate::config::http::{Gateway, LimitKey, Policies};
@@ -47,7 +48,7 @@ pub struct Asked<'r> {
     /// The client's address, as far as proxies are trusted; `None` on a unix socket.
     pub client: Option<IpAddr>,
     /// The header.
-    pub headers: &'r mut HeaderMap,
+    pub headers: &'r mut Headers,
     /// When.
     pub now: Moment,
 }
@@ -61,9 +62,9 @@ pub struct Admitted {
     pub response: OnResponse,
 }
 
-/// A request that is answered here.
+/// A request that goes no further.
 #[derive(Debug)]
-pub enum Answer {
+pub enum Stopped {
     /// A browser's question: 204 with these.
     Preflight(HeaderMap),
     /// It is refused.
@@ -91,7 +92,11 @@ pub struct OnResponse {
 
 impl OnResponse {
     /// Puts it on a response: the backend's, or one of our own.
-    pub fn apply(&self, headers: &mut HeaderMap) {
+    pub fn apply(&self, headers: &mut Headers) {
+        if self.cors.is_none() && self.limits.is_none() && self.others.is_empty() {
+            return;
+        }
+        let headers = headers.map();
         if let Some(granted) = &self.cors {
             granted.apply(headers);
         }
@@ -132,16 +137,17 @@ impl Prepared {
     ///
     /// # Errors
     /// The answer of the first one that does not let it pass.
-    pub fn admit(&self, mut asked: Asked<'_>) -> Result<Admitted, Answer> {
+    pub fn admit(&self, mut asked: Asked<'_>) -> Result<Admitted, Stopped> {
         for name in &*self.reserved {
-            asked.headers.remove(name);
+            asked.headers.map().remove(name);
         }
         let mut response = OnResponse::default();
         if let Some(cors) = &self.cors {
-            if cors::is_preflight(asked.method, asked.headers) && self.allows(asked.client) {
-                return Err(Answer::Preflight(cors.preflight(asked.headers)));
+            let headers = asked.headers.map();
+            if cors::is_preflight(asked.method, headers) && self.allows(asked.client) {
+                return Err(Stopped::Preflight(cors.preflight(headers)));
             }
-            response.cors = Some(Granted::new(cors, asked.headers));
+            response.cors = Some(Granted::new(cors, headers));
         }
         let mut left = String::new();
         let decision = self.decide(&mut asked, &mut left);
@@ -150,7 +156,7 @@ impl Prepared {
             Ok(consumer) => Ok(Admitted { consumer, response }),
             Err(Refused { refusal, detail, headers }) => {
                 response.others = headers;
-                Err(Answer::Refused(Box::new(Rejection { refusal, detail, response })))
+                Err(Stopped::Refused(Box::new(Rejection { refusal, detail, response })))
             }
         }
     }
@@ -167,7 +173,7 @@ impl Prepared {
         };
         let identity = auth.authenticate(asked)?;
         limit::all(&self.limits_after, asked, Some(&identity), left)?;
-        identity.mark(asked.headers);
+        identity.mark(asked.headers.map());
         Ok(identity.consumer)
     }
 

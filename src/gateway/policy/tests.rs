@@ -108,28 +108,31 @@ fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
     headers
 }
 
-fn ask_at(prepared: &Prepared, client: &str, headers: &mut HeaderMap, seconds: u64) -> Result<Admitted, Answer> {
+fn ask_at(prepared: &Prepared, client: &str, headers: &mut HeaderMap, seconds: u64) -> Result<Admitted, Stopped> {
     let method = if headers.contains_key("access-control-request-method") { Method::OPTIONS } else { Method::GET };
     let since_start = Duration::from_secs(seconds);
     let now = Moment { since_start, since_epoch: EPOCH + since_start };
-    prepared.admit(Asked { method: &method, client: client.parse().ok(), headers, now })
+    let mut whole = Headers::from(std::mem::take(headers));
+    let admitted = prepared.admit(Asked { method: &method, client: client.parse().ok(), headers: &mut whole, now });
+    *headers = std::mem::take(whole.map());
+    admitted
 }
 
-fn ask(prepared: &Prepared, headers: &mut HeaderMap) -> Result<Admitted, Answer> {
+fn ask(prepared: &Prepared, headers: &mut HeaderMap) -> Result<Admitted, Stopped> {
     ask_at(prepared, "192.0.2.1", headers, 0)
 }
 
-fn refused(result: Result<Admitted, Answer>) -> Rejection {
+fn refused(result: Result<Admitted, Stopped>) -> Rejection {
     match result {
-        Err(Answer::Refused(rejection)) => *rejection,
+        Err(Stopped::Refused(rejection)) => *rejection,
         other => panic!("not refused: {other:?}"),
     }
 }
 
 fn applied(response: &OnResponse, pairs: &[(HeaderName, &str)]) -> HeaderMap {
-    let mut headers = headers(pairs);
+    let mut headers = Headers::from(headers(pairs));
     response.apply(&mut headers);
-    headers
+    headers.to_map()
 }
 
 fn all<'h>(headers: &'h HeaderMap, name: &str) -> Vec<&'h str> {
@@ -271,7 +274,7 @@ fn a_browsers_question_is_answered_before_limits_and_auth_but_not_to_denied_ones
         headers(&[(ORIGIN, origin), (method, "PUT"), (names, "authorization,x-a")])
     };
     for _ in 0..3 {
-        let Err(Answer::Preflight(answer)) = ask(&prepared, &mut question("https://a.example")) else { panic!() };
+        let Err(Stopped::Preflight(answer)) = ask(&prepared, &mut question("https://a.example")) else { panic!() };
         for (name, value) in [
             ("access-control-allow-origin", "https://a.example"),
             ("access-control-allow-methods", "GET, PUT"),
@@ -291,7 +294,7 @@ fn a_browsers_question_is_answered_before_limits_and_auth_but_not_to_denied_ones
         "http://a.example",
         "",
     ] {
-        let Err(Answer::Preflight(answer)) = ask(&prepared, &mut question(origin)) else { panic!() };
+        let Err(Stopped::Preflight(answer)) = ask(&prepared, &mut question(origin)) else { panic!() };
         assert_eq!(answer.len(), 1, "{origin}: {answer:?}");
     }
     assert_eq!(refused(ask_at(&prepared, "10.0.0.1", &mut question("https://a.example"), 0)).refusal, Refusal::Denied);

@@ -38,6 +38,7 @@ pub struct Table {
     wildcard: HashMap<String, Paths>,
     /// Of every host.
     any: Paths,
+    looks_at_headers: bool,
 }
 
 /// A route with what was made of it once.
@@ -58,7 +59,7 @@ pub struct Asked<'a> {
     pub method: &'a Method,
     /// Its host, path and query.
     pub canonical: &'a Canonical,
-    /// All of them, as the client sent them.
+    /// All of them, as the client sent them, if [`Table::looks_at_headers`].
     pub headers: &'a HeaderMap,
     /// Who asks, behind trusted proxies.
     pub client: IpAddr,
@@ -77,6 +78,7 @@ impl Table {
     pub fn build(gateway: &Gateway, listener: &str) -> Self {
         let own = gateway.routes.iter().filter(|route| route.listener == listener);
         let mut table = Self { routes: own.map(Known::new).collect(), ..Self::default() };
+        table.looks_at_headers = table.routes.iter().any(|known| looks_at_headers(&known.route.matches));
         for (rank, (at, host)) in (0..).zip(ranked(&table.routes)) {
             let paths = match host {
                 Some(HostPattern::Exact(name)) => table.exact.entry(name).or_default(),
@@ -94,10 +96,16 @@ impl Table {
         self.routes.iter().map(|known| &known.route)
     }
 
+    /// Whether any of them does: else nobody need have a map of a request's headers to find one.
+    pub fn looks_at_headers(&self) -> bool {
+        self.looks_at_headers
+    }
+
     /// The first route of the order whose conditions all hold.
     pub fn find(&self, asked: &Asked<'_>) -> Option<Found<'_>> {
         let host = asked.canonical.host();
-        let wildcard = host.split_once('.').and_then(|(_, suffix)| self.wildcard.get(suffix));
+        let parent = if self.wildcard.is_empty() { None } else { host.split_once('.') };
+        let wildcard = parent.and_then(|(_, suffix)| self.wildcard.get(suffix));
         let mut best = u32::MAX;
         for paths in [self.exact.get(host), wildcard, Some(&self.any)].into_iter().flatten() {
             paths.visit(asked.canonical.path(), &mut |ranks| {
@@ -182,6 +190,11 @@ fn ranked(routes: &[Known]) -> Vec<(usize, Option<HostPattern>)> {
 fn conditions(matches: &Match) -> usize {
     let single = [!matches.methods.is_empty(), matches.user_agent.is_some(), !matches.client_ip.is_empty()];
     matches.headers.len() + matches.query.len() + single.into_iter().filter(|is_set| *is_set).count()
+}
+
+/// Whether [`holds`] does.
+fn looks_at_headers(matches: &Match) -> bool {
+    !matches.headers.is_empty() || matches.user_agent.is_some()
 }
 
 /// Whether what is asked beside host and path holds.

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::*;
 use crate::config::http::{Action, Auth, Edits, PathPattern, Pattern, Policies, Timeouts};
 use crate::gateway::canonical::canonical;
+use crate::gateway::message::Head;
 
 /// A route named by its pattern: "HOSTS PATH", where a host may be missing, `*` is any path, `/a/*` a prefix, `~x` an
 /// expression, and the rest a template.
@@ -62,20 +63,20 @@ fn of(names: &[&str]) -> Table {
 }
 
 /// A request like "GET http://host/path".
-fn request(line: &str, headers: &[(&str, &str)]) -> (http::request::Parts, Canonical) {
+fn request(line: &str, headers: &[(&str, &str)]) -> (Head, Canonical) {
     let (method, uri) = line.split_once(' ').unwrap();
     let mut request = Request::builder().method(method).uri(uri).version(http::Version::HTTP_2);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let parts = request.body(()).unwrap().into_parts().0;
-    let canonical = canonical(&parts, false, &[]).unwrap();
-    (parts, canonical)
+    let head = Head::from(request.body(()).unwrap().into_parts().0);
+    let canonical = canonical(&head, false, &[]).unwrap();
+    (head, canonical)
 }
 
-fn asked<'a>(request: &'a (http::request::Parts, Canonical)) -> Asked<'a> {
-    let (parts, canonical) = request;
-    Asked { method: &parts.method, canonical, headers: &parts.headers, client: IpAddr::from([192, 0, 2, 1]) }
+fn asked<'a>(request: &'a (Head, Canonical)) -> Asked<'a> {
+    let (head, canonical) = request;
+    Asked { method: &head.method, canonical, headers: head.headers.special(), client: IpAddr::from([192, 0, 2, 1]) }
 }
 
 /// The name of the route that "http://host/path" takes.

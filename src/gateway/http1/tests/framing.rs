@@ -9,7 +9,7 @@ use crate::gateway::http1::framing::Encoder;
 /// A request's body, and how often its length is said to whoever gets it.
 fn asked(version: &str, fields: &str) -> Result<(Decoder, usize), Bad> {
     let head = request(&format!("POST / HTTP/{version}\r\n{fields}\r\n"))?;
-    Ok((head.body, head.parts.headers.get_all(CONTENT_LENGTH).iter().count()))
+    Ok((head.body, head.head.headers.to_map().get_all(CONTENT_LENGTH).iter().count()))
 }
 
 /// A response's body, and whether another request may follow.
@@ -91,8 +91,8 @@ fn a_response_ends_where_it_says_or_with_its_connection() {
         assert_eq!(answered(fields), expected, "{fields:?}");
     }
     let both = response("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
-    assert!(!both.parts.headers.contains_key(CONTENT_LENGTH));
-    assert!(both.parts.headers.contains_key(TRANSFER_ENCODING));
+    assert!(!both.answer.headers.to_map().contains_key(CONTENT_LENGTH));
+    assert!(both.answer.headers.to_map().contains_key(TRANSFER_ENCODING));
     let old = response("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
     assert_eq!(old.map(|_| ()), Err(Bad::Coding));
 }
@@ -115,7 +115,7 @@ fn some_responses_have_no_body_whatever_they_say() {
             let head = response_to(&method, &format!("HTTP/1.1 {code} X\r\n{fields}\r\n")).unwrap();
             assert_eq!(head.body != Decoder::Length(0), has_body, "{method} {code} {fields}");
             // What it says of its length is for the client.
-            assert_eq!(head.parts.headers.contains_key(CONTENT_LENGTH), fields.contains('5'));
+            assert_eq!(head.answer.headers.to_map().contains_key(CONTENT_LENGTH), fields.contains('5'));
         }
     }
 }

@@ -23,7 +23,20 @@ fn sent(line: &str, fields: &[Field], (of_line, of_head): (&str, &str)) -> Strin
     format!("{line}{of_line}{}{of_head}", fields.collect::<String>())
 }
 
-fn assert_has(headers: &HeaderMap, fields: &[Field]) {
+fn assert_has(headers: &Headers, fields: &[Field]) {
+    let mut told = Vec::new();
+    headers.each(|field| {
+        told.push((field.name.to_ascii_lowercase(), field.value.to_owned()));
+        assert!(field.line.is_none_or(|line| line == [field.name, b": ", field.value, b"\r\n"].concat()));
+    });
+    told.sort();
+    let headers = headers.to_map();
+    let mut all: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (name.as_str().as_bytes().to_owned(), value.as_bytes().to_owned()))
+        .collect();
+    all.sort();
+    assert_eq!(told, all);
     assert_eq!(headers.len(), fields.len());
     for name in headers.keys() {
         let is_it = |(other, ..): &&Field| other.eq_ignore_ascii_case(name.as_str());
@@ -110,11 +123,11 @@ fn the_limit_of_fields_is_exact() {
         for (count, expected) in [(limit, Ok(limit)), (limit + 1, Err(Bad::TooLarge))] {
             let fields: String = (0..count).map(|at| format!("x-{at}: y\r\n")).collect();
             let head = format!("GET / HTTP/1.1\r\n{fields}\r\n");
-            let found = request_in(&[head.as_bytes()], limits).0.map(|head| head.unwrap().parts.headers.len());
+            let found = request_in(&[head.as_bytes()], limits).0.map(|head| head.unwrap().head.headers.count());
             assert_eq!(found, expected, "{limit}");
             let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
             let taken = response_in(&[head.as_bytes()], limits, &Method::GET).0;
-            assert_eq!(taken.map(|head| head.unwrap().parts.headers.len()), expected, "{limit}");
+            assert_eq!(taken.map(|head| head.unwrap().answer.headers.count()), expected, "{limit}");
         }
     }
 }
@@ -199,10 +212,10 @@ fn a_status_is_called_what_the_backend_calls_it() {
         for end in ENDS {
             let head = response(&format!("HTTP/1.1 {line}{end}a: b{end}{end}")).unwrap();
             let mut out = Vec::new();
-            head::answer(&head.parts, false, &mut out);
+            head::answer(&head.answer, false, &mut out);
             assert_eq!(out, format!("HTTP/1.1 {expected}\r\n").into_bytes());
             out.clear();
-            head::answer(&head.parts, true, &mut out);
+            head::answer(&head.answer, true, &mut out);
             assert_eq!(out, format!("HTTP/1.0 {expected}\r\n").into_bytes());
         }
     }
@@ -239,6 +252,24 @@ fn a_connection_stays_as_its_options_say() {
 }
 
 #[test]
+fn no_byte_of_a_field_is_one_that_a_map_does_not_take() {
+    for byte in 0..=u8::MAX {
+        for field in [[b"a", &[byte][..], b"b: c"], [b"a: b", &[byte], b"c"], [&[byte], b": ", b""]] {
+            let text = [b"GET / HTTP/1.1\r\n", &field.concat()[..], b"\r\n\r\n"].concat();
+            if let (Ok(Some(head)), _) = request_in(&[&text], LIMITS) {
+                assert!(head.head.headers.to_map().len() <= 2, "{byte}");
+            }
+        }
+    }
+    let name = "a".repeat(usize::from(u16::MAX) + 1);
+    let limits = Limits { bytes: 1 << 20, fields: 1 };
+    let text = format!("GET / HTTP/1.1\r\n{name}: b\r\n\r\n");
+    assert!(request_in(&[text.as_bytes()], limits).0.is_err());
+    let (head, _) = request_in(&[text.replacen('a', "", 1).as_bytes()], limits);
+    assert_eq!(head.unwrap().unwrap().head.headers.to_map().len(), 1);
+}
+
+#[test]
 fn a_client_waits_when_it_says_so_and_is_not_old() {
     for (version, expect, waits) in [
         ("1.1", "Expect: 100-continue\r\n", true),
@@ -249,7 +280,7 @@ fn a_client_waits_when_it_says_so_and_is_not_old() {
     ] {
         let head = request(&format!("POST / HTTP/{version}\r\nContent-Length: 1\r\n{expect}\r\n")).unwrap();
         assert_eq!(head.waits, waits, "{version} {expect}");
-        assert_eq!(head.parts.version, if version == "1.1" { Version::HTTP_11 } else { Version::HTTP_10 });
+        assert_eq!(head.head.version, if version == "1.1" { Version::HTTP_11 } else { Version::HTTP_10 });
     }
 }
 
@@ -265,10 +296,10 @@ proptest! {
         let all = [head.as_bytes(), &behind].concat();
         for pieces in [vec![&all[..]], bytewise(&all), cut(&all, &places)] {
             let (taken, left) = request_in(&pieces, limits);
-            let RequestHead { parts, body, keeps, waits } = taken.unwrap().unwrap();
-            prop_assert_eq!((parts.method.as_str(), parts.uri.to_string()), (&*method, path.clone()));
+            let RequestHead { head, body, keeps, waits } = taken.unwrap().unwrap();
+            prop_assert_eq!((head.method.as_str(), head.uri.to_string()), (&*method, path.clone()));
             prop_assert_eq!((body, keeps, waits), (Decoder::Length(0), true, false));
-            assert_has(&parts.headers, &fields);
+            assert_has(&head.headers, &fields);
             prop_assert_eq!(&left[..], &behind[..]);
         }
     }
@@ -283,13 +314,13 @@ proptest! {
         let all = [head.as_bytes(), &behind].concat();
         for pieces in [vec![&all[..]], bytewise(&all), cut(&all, &places)] {
             let (taken, left) = response_in(&pieces, limits, &Method::GET);
-            let ResponseHead { parts, keeps, .. } = taken.unwrap().unwrap();
-            prop_assert_eq!((parts.status.as_u16(), keeps), (code, true));
-            assert_has(&parts.headers, &fields);
+            let ResponseHead { answer, keeps, .. } = taken.unwrap().unwrap();
+            prop_assert_eq!((answer.status.as_u16(), keeps), (code, true));
+            assert_has(&answer.headers, &fields);
             prop_assert_eq!(&left[..], &behind[..]);
             if reason.len() > 1 {
                 let mut line = Vec::new();
-                head::answer(&parts, false, &mut line);
+                head::answer(&answer, false, &mut line);
                 prop_assert_eq!(String::from_utf8(line).unwrap(), format!("HTTP/1.1 {code}{reason}\r\n"));
             }
         }
@@ -299,8 +330,8 @@ proptest! {
     fn what_is_written_is_read_as_it_was_meant(path in "/[a-z%?=&]{0,20}", fields in fields()) {
         let first = request(&sent(&format!("PUT {path} HTTP/1.1"), &fields, ("\n", "\r\n"))).unwrap();
         let mut out = Vec::new();
-        head::ask(&first.parts.method, &first.parts.uri, &mut out);
-        for (name, value) in &first.parts.headers {
+        head::ask(&first.head.method, &first.head.uri, &mut out);
+        for (name, value) in &first.head.headers.to_map() {
             head::field(name.as_str().as_bytes(), value.as_bytes(), &mut out);
         }
         out.extend_from_slice(b"\r\n");

@@ -233,7 +233,7 @@ fn requests_follow_each_other_however_they_come() {
                 let conn = Rc::new(RefCell::new(Conn::new(io)));
                 for (path, expected, trailers) in [("/a", "abcde", 1), ("/b", "abcde", 0), ("/c", "", 0)] {
                     let head = next_head(&conn, LIMITS).await.unwrap().unwrap();
-                    assert_eq!(head.parts.uri, path);
+                    assert_eq!(head.head.uri, path);
                     conn.borrow_mut().begin(head.body, false);
                     let mut upload = Upload::new(&conn);
                     let (mut data, mut trailed) = (Vec::new(), 0);

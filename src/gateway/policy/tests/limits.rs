@@ -9,7 +9,7 @@ fn a_limit_tells_what_is_left_and_when_to_come_again() {
         let result = ask_at(&prepared, client, &mut HeaderMap::new(), seconds);
         let response = match &result {
             Ok(admitted) => &admitted.response,
-            Err(Answer::Refused(rejection)) => &rejection.response,
+            Err(Stopped::Refused(rejection)) => &rejection.response,
             Err(other) => panic!("{other:?}"),
         };
         let headers = applied(response, &[(HeaderName::from_static("ratelimit"), "of the backend")]);
@@ -72,7 +72,7 @@ fn a_client_that_fails_too_often_has_to_wait_whatever_it_has_then() {
     let mut reload = || kept.prepare(&gateway(with_auth(every_auth()))).remove(0);
     let prepared = reload();
     let ask = |prepared: &Prepared, client: &str, pairs: &[(HeaderName, &str)], seconds| {
-        let Err(Answer::Refused(rejection)) = ask_at(prepared, client, &mut headers(pairs), seconds) else {
+        let Err(Stopped::Refused(rejection)) = ask_at(prepared, client, &mut headers(pairs), seconds) else {
             return "ok".to_owned();
         };
         let wait = all(&applied(&rejection.response, &[]), "retry-after").join("");
