@@ -251,11 +251,11 @@ impl Pool {
     }
 
     /// Reserves a place on the backend of this name, if it is in rotation, was not tried yet and has one.
-    pub fn pick_named(&self, name: &str, tried: &[BackendId]) -> Option<(Arc<Backend>, BackendSlot)> {
+    pub fn pick_named(&self, name: &str, tried: &[BackendId]) -> Option<(&Arc<Backend>, BackendSlot)> {
         let mut members = self.rotation.iter().map(|member| &member.backend);
         let backend = members.find(|backend| backend.config.name == name && !tried.contains(&backend.id))?;
         let max = backend.config.max_connections.map_or(u32::MAX, std::num::NonZero::get);
-        Some((backend.clone(), BackendSlot::take(&backend.stats, max)?))
+        Some((backend, BackendSlot::take(&backend.stats, max)?))
     }
 
     /// Chooses a backend that was not tried yet and reserves a place on it.

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::sleep_until;
 
+use super::canonical::Canonical;
 use super::forwarded;
 use super::io::{Io, Meter, Raw};
 use super::motion::{Motion, Streams};
@@ -99,9 +100,9 @@ impl Drop for UnderWay {
 
 impl Client {
     /// Whether requests for this host belong here, by what the client asked for in its TLS hello.
-    pub fn may_carry(&self, host: &str) -> bool {
+    pub fn may_carry(&self, canonical: &Canonical) -> bool {
         match (&self.server_name, &self.site.config.tls) {
-            (Some(name), Some(tls)) => tls.may_carry(name, host),
+            (Some(name), Some(tls)) => tls.may_carry(name, canonical.host()),
             _ => true,
         }
     }

@@ -13,7 +13,7 @@ use super::breaker::Breaker;
 use super::canonical::{Canonical, Malformed, canonical};
 use super::client::{self, Client, UnderWay};
 use super::forward::{self, Outgoing};
-use super::forwarded::{self, Announced};
+use super::forwarded::{self, Announced, RequestId};
 use super::message::{Answer, Head, Headers};
 use super::policy::{self, Moment, Rejection, Stopped};
 use super::record::Record;
@@ -50,7 +50,7 @@ impl From<Malformed> for Failure {
 pub async fn answer(client: &Rc<Client>, head: &mut Head, incoming: &mut Incoming) -> Answer<ResponseBody> {
     let snapshot = client.thread.snapshot();
     let sites = client.thread.table(&snapshot, &client.site);
-    let mut record = Box::new(Record::new(client.clone(), head.method.clone(), head.version, sites.outside.clone()));
+    let mut record = Box::new(Record::new(client.clone(), head.method.clone(), head.version, sites.clone()));
     if incoming.is_over() {
         record.intake.complete.set(true);
     }
@@ -82,7 +82,7 @@ fn refuse(record: &mut Record, Failure { refusal, detail }: Failure) -> Answer<R
 pub fn refuse_unread(client: &Rc<Client>, refusal: Refusal, detail: String) -> Answer<ResponseBody> {
     let snapshot = client.thread.snapshot();
     let sites = client.thread.table(&snapshot, &client.site);
-    let mut record = Box::new(Record::new(client.clone(), Method::default(), Version::HTTP_11, sites.outside.clone()));
+    let mut record = Box::new(Record::new(client.clone(), Method::default(), Version::HTTP_11, sites));
     record.intake.complete.set(true);
     let answer = refuse(&mut record, Failure { refusal, detail: detail.into() });
     record.on_answer(answer.status);
@@ -112,7 +112,7 @@ impl Exchange<'_> {
         }
         let canonical = canonical(head, client.is_secure(), &self.sites.identity)?;
         record.on_canonical(&canonical, self.http.log_query);
-        if !client.may_carry(canonical.host()) {
+        if !client.may_carry(&canonical) {
             return Err(Refusal::Misdirected.into());
         }
         let who = forwarded::client(client.end.address, head.headers.special(), &self.http.trusted_proxies);
@@ -129,7 +129,7 @@ impl Exchange<'_> {
         let asked = Asked { method, canonical: &canonical, headers, client: who.address };
         let Some(found) = table.find(&asked) else { return Err(Refusal::NoRoute.into()) };
         let prepared = &self.sites.routes[found.index];
-        record.on_route(prepared);
+        record.on_route(found.index);
         client.set_patience(prepared.route.timeout.idle);
         let since_epoch =
             if prepared.route.policies.auth.is_some() { client.thread.clock.since_epoch() } else { Duration::ZERO };
@@ -187,7 +187,7 @@ impl Exchange<'_> {
         let (client, route) = (self.client, &*onward.prepared.route);
         let thread = &client.thread;
         let pool = onward.prepared.pool(&mut thread.rng.borrow_mut()).and_then(|name| self.snapshot.pool_named(name));
-        let Some(pool) = pool.cloned() else { return Err(Refusal::NoBackend.into()) };
+        let Some(pool) = pool else { return Err(Refusal::NoBackend.into()) };
         record.pool = Some(pool.stats.name.clone());
         let limit = route.policies.body;
         if incoming.length().is_some_and(|length| length > limit) {
@@ -225,11 +225,11 @@ impl Exchange<'_> {
         let (is_upgrade, address) = (protocol.is_some(), onward.who.address);
         let mut outgoing = Outgoing { head, announced, body, intake, is_upgrade, client: address };
         // Asked last: what is refused before must not be the one request that an open breaker lets through.
-        let breaker = thread.shared.registry.breaker(&pool);
+        let breaker = thread.shared.registry.breaker(pool);
         if breaker.as_ref().is_some_and(|breaker| !lock(breaker).admit(thread.since_start())) {
             return Err(Refusal::BreakerOpen.into());
         }
-        let outcome = forward::forward(client, record, route, &pool, &mut outgoing).await;
+        let outcome = forward::forward(client, record, route, pool, &mut outgoing).await;
         if let Some((breaker, good)) = breaker.zip(verdict(&outcome))
             && lock(&breaker).note(good, thread.since_start())
         {
@@ -268,7 +268,7 @@ struct Onward<'e> {
     found: Found<'e>,
     canonical: &'e Canonical,
     who: forwarded::Client,
-    id: HeaderValue,
+    id: RequestId,
 }
 
 impl Onward<'_> {

@@ -93,7 +93,7 @@ pub async fn forward(
     thread.budgets.earn(pool.id, route.retry.as_ref());
     loop {
         let (backend, place) = tries.choose(named.as_deref()).await?;
-        let Some((mut link, idle)) = tries.connect(&backend).await? else { continue };
+        let Some((mut link, idle)) = tries.connect(backend).await? else { continue };
         record.attempts += 1;
         let may_break = idle.is_some_and(|idle| idle >= FRESH) && !tries.reused_broke;
         let may_go_again = may_repeat && (may_break || route.retry.is_some());
@@ -127,10 +127,10 @@ pub async fn forward(
             Some(Sent::Response(answer)) => {
                 let status = answer.status;
                 if !may_go_again || !tries.may_retry(|on| on.statuses.contains(&status)) {
-                    let arrival = Arrival { client, route, pool: pool.clone(), backend, place, link };
+                    let arrival = Arrival { client, route, pool, backend, place, link };
                     return arrival.take(record, answer, outgoing.is_upgrade);
                 }
-                note_status(thread, pool, &backend, status);
+                note_status(thread, pool, backend, status);
                 (Refusal::BackendFailed, |_| true)
             }
         };
@@ -139,7 +139,7 @@ pub async fn forward(
         if !may_go_again || !tries.may_retry(applies) {
             return Err(failed);
         }
-        tries.note_retry(&backend);
+        tries.note_retry(backend);
     }
 }
 
@@ -159,7 +159,7 @@ impl<'r> Tries<'r> {
     }
 
     /// A backend with a place on it; waits for one where the pool has a queue.
-    async fn choose(&mut self, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
+    async fn choose(&mut self, named: Option<&str>) -> Result<(&'r Arc<Backend>, BackendSlot), Refusal> {
         let queue = self.pool.config.queue;
         let mut waiting = None;
         loop {
@@ -181,7 +181,7 @@ impl<'r> Tries<'r> {
         }
     }
 
-    fn pick(&mut self, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
+    fn pick(&mut self, named: Option<&str>) -> Result<(&'r Arc<Backend>, BackendSlot), Refusal> {
         if let Some(name) = named
             && let Some(chosen) = self.pool.pick_named(name, &self.tried)
         {
@@ -194,7 +194,7 @@ impl<'r> Tries<'r> {
             self.pool.pick(self.key, &self.tried, cursor, &mut self.thread.rng.borrow_mut())
         };
         match picked {
-            Pick::Backend(backend, place) => Ok((backend.clone(), place)),
+            Pick::Backend(backend, place) => Ok((backend, place)),
             Pick::Full => Err(Refusal::PoolFull),
             Pick::Nobody if self.tried.is_empty() => {
                 self.pool.stats.cell(self.thread.index).no_backend.add(1);
@@ -291,8 +291,8 @@ impl<'r> Tries<'r> {
 struct Arrival<'r> {
     client: &'r Rc<Client>,
     route: &'r Route,
-    pool: Arc<Pool>,
-    backend: Arc<Backend>,
+    pool: &'r Pool,
+    backend: &'r Backend,
     place: BackendSlot,
     link: Link,
 }
@@ -305,7 +305,7 @@ impl Arrival<'_> {
         is_upgrade: bool,
     ) -> Result<Answer<ResponseBody>, Refusal> {
         let Self { client, route, pool, backend, place, link } = self;
-        note_status(&client.thread, &pool, &backend, answer.status);
+        note_status(&client.thread, pool, backend, answer.status);
         if let Some(rule) = &route.sticky
             && let Some(cookie) = sticky::cookie(rule, &pool.config.name, &backend.config.name)
         {
@@ -316,11 +316,10 @@ impl Arrival<'_> {
             if !is_upgrade {
                 return Err(Refusal::BackendFailed);
             }
-            record.on_backend(&backend, &place);
+            record.on_switch(backend);
             client.switch(Tunnel { backend: link.into_io(), place, idle: route.timeout.idle });
             return Ok(answer.with(|_| ResponseBody::whole(super::client::NOTHING)));
         }
-        record.on_backend(&backend, &place);
         record.hold(place, pool.id);
         let source = |incoming: Option<Incoming>| match link {
             Link::Http1(link) => {

@@ -217,11 +217,11 @@ impl Peer {
         headers: &mut Headers,
         canonical: &'r Canonical,
         client: Client,
-        id: &'r HeaderValue,
+        id: &'r RequestId,
     ) -> Option<Announced<'r>> {
         if client.is_trusted {
             let headers = headers.map();
-            headers.insert(&X_REQUEST_ID, id.clone());
+            headers.insert(&X_REQUEST_ID, id.to_value());
             self.continue_chain(headers, canonical, client.address);
             return None;
         }
@@ -277,7 +277,7 @@ impl Peer {
 pub struct Announced<'r> {
     peer: &'r Peer,
     canonical: &'r Canonical,
-    id: &'r HeaderValue,
+    id: &'r RequestId,
 }
 
 impl Announced<'_> {
@@ -287,11 +287,11 @@ impl Announced<'_> {
     }
 
     /// Tells each header that is not among these lines.
-    pub fn others(&self, mut tell: impl FnMut(&HeaderName, &HeaderValue)) {
+    pub fn others(&self, mut tell: impl FnMut(&HeaderName, &[u8])) {
         let Self { peer, canonical, id } = *self;
-        tell(&X_REQUEST_ID, id);
-        tell(&X_FORWARDED_HOST, canonical.authority());
-        tell(&X_FORWARDED_PORT, &port(canonical, peer.is_secure));
+        tell(&X_REQUEST_ID, id.as_str().as_bytes());
+        tell(&X_FORWARDED_HOST, canonical.authority().as_bytes());
+        tell(&X_FORWARDED_PORT, port(canonical, peer.is_secure).as_bytes());
     }
 
     /// Puts all among the headers.
@@ -299,23 +299,47 @@ impl Announced<'_> {
         headers.insert(&X_FORWARDED_FOR, self.peer.plain.clone());
         headers.insert(FORWARDED, self.peer.element.clone());
         headers.insert(&X_FORWARDED_PROTO, HeaderValue::from_static(scheme(self.peer.is_secure)));
-        self.others(|name, value| drop(headers.insert(name, value.clone())));
+        self.others(|name, value| {
+            let value = HeaderValue::from_bytes(value);
+            headers.insert(name, value.expect("an id, an authority that was a value, and a number"));
+        });
+    }
+}
+
+/// What a request is called.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RequestId {
+    /// Made here, of hexadecimal digits.
+    Own([u8; 32]),
+    /// As a trusted proxy calls it.
+    Given(Box<str>),
+}
+
+impl RequestId {
+    /// It.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Own(digits) => std::str::from_utf8(digits).expect("hexadecimal digits are text"),
+            Self::Given(text) => text,
+        }
+    }
+
+    /// As a header has it.
+    fn to_value(&self) -> HeaderValue {
+        HeaderValue::from_str(self.as_str()).expect("digits, or what was a value")
     }
 }
 
 /// An id that a trusted proxy gave the request, or a new one of 128 random bits.
-pub fn request_id(headers: &HeaderMap, is_trusted: bool, random: impl FnOnce() -> u128) -> HeaderValue {
+pub fn request_id(headers: &HeaderMap, is_trusted: bool, random: impl FnOnce() -> u128) -> RequestId {
     let is_usual = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:/+=@".contains(byte);
-    let is_id = |value: &&HeaderValue| {
-        let bytes = value.as_bytes();
-        !bytes.is_empty() && bytes.len() <= REQUEST_ID_BYTES_MAX && bytes.iter().all(is_usual)
-    };
-    if is_trusted && let Some(known) = single(headers, &X_REQUEST_ID).filter(is_id) {
-        return known.clone();
+    let is_id = |id: &&str| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(is_usual);
+    let given = if is_trusted { single(headers, &X_REQUEST_ID) } else { None };
+    if let Some(id) = given.and_then(|value| value.to_str().ok()).filter(is_id) {
+        return RequestId::Given(id.into());
     }
     let random = random();
-    let digits: [u8; 32] = std::array::from_fn(|at| b"0123456789abcdef"[(random >> (124 - 4 * at)) as usize & 15]);
-    HeaderValue::from_bytes(&digits).expect("hexadecimal digits are text")
+    RequestId::Own(std::array::from_fn(|at| b"0123456789abcdef"[(random >> (124 - 4 * at)) as usize & 15]))
 }
 
 /// The port that was asked for; the usual one goes without saying.

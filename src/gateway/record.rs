@@ -5,14 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{Method, StatusCode, Version};
 
 use super::body::Intake;
 use super::canonical::Canonical;
 use super::client::Client;
+use super::forwarded::RequestId;
 use super::refusal::Refusal;
-use super::sites::Prepared;
-use super::stats::RouteStats;
+use super::sites::SiteTable;
 use crate::access::{Event, EventKind, Request};
 use crate::config::Access;
 use crate::id::PoolId;
@@ -31,16 +31,18 @@ pub struct Record {
     /// As routing and backend see them; empty for a request that has no canonical form.
     pub host: String,
     pub path: String,
-    route: Option<Arc<str>>,
-    stats: Arc<RouteStats>,
+    /// Where its route is found, by its number; until there is one it counts outside of all.
+    sites: Arc<SiteTable>,
+    route: Option<usize>,
     pub consumer: Option<Arc<str>>,
-    pub request_id: Option<HeaderValue>,
+    pub request_id: Option<RequestId>,
     /// Its client, which is not who connected where that is a trusted proxy.
     address: Option<IpAddr>,
     pub refusal: Option<Refusal>,
     pub pool: Option<Arc<str>>,
     pub attempts: u32,
     pub intake: Rc<Intake>,
+    /// Who answers, if the place is held by somebody else.
     backend: Option<Arc<BackendStats>>,
     place: Option<(BackendSlot, PoolId)>,
     status: StatusCode,
@@ -51,8 +53,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// A request begins; it counts with `outside` until it has a route.
-    pub fn new(client: Rc<Client>, method: Method, version: Version, outside: Arc<RouteStats>) -> Self {
+    /// A request begins.
+    pub fn new(client: Rc<Client>, method: Method, version: Version, sites: Arc<SiteTable>) -> Self {
         client.begin();
         let began = client.thread.clock.turn();
         let address = client.peer.map(|peer| peer.ip());
@@ -63,8 +65,8 @@ impl Record {
             version,
             host: String::new(),
             path: String::new(),
+            sites,
             route: None,
-            stats: outside,
             consumer: None,
             request_id: None,
             address,
@@ -96,24 +98,22 @@ impl Record {
     }
 
     /// Who asks is clear.
-    pub fn on_client(&mut self, address: IpAddr, request_id: &HeaderValue) {
+    pub fn on_client(&mut self, address: IpAddr, request_id: &RequestId) {
         self.address = self.address.map(|_| address);
         self.request_id = Some(request_id.clone());
     }
 
     /// Its route is found.
-    pub fn on_route(&mut self, prepared: &Prepared) {
-        self.route = Some(prepared.name.clone());
-        self.stats = prepared.stats.clone();
+    pub fn on_route(&mut self, index: usize) {
+        self.route = Some(index);
     }
 
-    /// This backend answers.
-    pub fn on_backend(&mut self, backend: &Backend, place: &BackendSlot) {
-        debug_assert_eq!(backend.id, place.stats().id);
+    /// This backend answers, and its place is held by what follows the answer.
+    pub fn on_switch(&mut self, backend: &Backend) {
         self.backend = Some(backend.stats.clone());
     }
 
-    /// Holds the place on the backend until the end.
+    /// Whose place this is answers: it is held until the end.
     pub fn hold(&mut self, place: BackendSlot, pool: PoolId) {
         self.place = Some((place, pool));
     }
@@ -168,6 +168,9 @@ impl Drop for Record {
             let cell = place.stats().cell(thread.index);
             cell.bytes_in.add(bytes_in);
             cell.bytes_out.add(self.bytes_out);
+            if thread.shared.access != Access::Off {
+                self.backend = Some(place.stats().clone());
+            }
             drop(place);
             thread.lines.call(pool);
         }
@@ -176,7 +179,9 @@ impl Drop for Record {
         cell.bytes_out.add(self.bytes_out);
         let status = if self.is_answered { self.status.as_u16() } else { CLIENT_GONE };
         self.refusal = self.refusal.filter(|_| self.is_answered);
-        self.stats.cell(thread.index - thread.shared.first).note(status, self.refusal, took);
+        let route = self.route.map(|index| &self.sites.routes[index]);
+        let stats = route.map_or(&self.sites.outside, |route| &route.stats);
+        stats.cell(thread.index - thread.shared.first).note(status, self.refusal, took);
         self.client.end();
         thread.report(|thread| Event {
             kind: EventKind::Request,
@@ -201,12 +206,12 @@ impl Drop for Record {
                 host: std::mem::take(&mut self.host),
                 path: std::mem::take(&mut self.path),
                 version: version_text(self.version),
-                route: self.route.take(),
+                route: self.route.map(|index| self.sites.routes[index].name.clone()),
                 consumer: self.consumer.take(),
                 status,
                 refusal: self.refusal.map(Refusal::label),
                 first_byte: self.first_byte,
-                request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).map(str::to_owned),
+                request_id: self.request_id.as_ref().map(|id| id.as_str().to_owned()),
                 is_cut: self.is_broken,
             })),
         });

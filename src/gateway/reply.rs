@@ -5,14 +5,14 @@ use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::body::ResponseBody;
+use super::forwarded::RequestId;
 use super::message::Answer;
 use super::refusal::Refusal;
 
 /// RFC 9457, 3: a problem as JSON, with the id by which its line in the log is found.
-pub fn problem(refusal: Refusal, request_id: Option<&HeaderValue>) -> Answer<ResponseBody> {
-    let request_id = request_id.and_then(|id| id.to_str().ok());
+pub fn problem(refusal: Refusal, request_id: Option<&RequestId>) -> Answer<ResponseBody> {
     let (status, title) = (refusal.status(), refusal.title());
-    let instance = request_id.map_or(String::new(), |id| format!(",\"instance\":\"urn:request:{id}\""));
+    let instance = request_id.map_or(String::new(), |id| format!(",\"instance\":\"urn:request:{}\"", id.as_str()));
     let text = format!("{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{}{instance}}}\n", status.as_u16());
     fixed(status, &HeaderValue::from_static("application/problem+json"), text.into())
 }

@@ -135,7 +135,7 @@ fn heard(peer: &str, is_secure: bool, fields: &[(&str, &str)]) -> Vec<String> {
     let peer = Peer::new(ip(peer), is_secure);
     if let Some(announced) = peer.announce(&mut headers, &canonical, client, &id) {
         let mut written = String::from_utf8(announced.lines().to_vec()).unwrap();
-        announced.others(|name, value| written += &format!("{name}: {}\r\n", value.to_str().unwrap()));
+        announced.others(|name, value| written += &format!("{name}: {}\r\n", std::str::from_utf8(value).unwrap()));
         let mut put = HeaderMap::new();
         announced.put_among(&mut put);
         assert_eq!(put.len(), written.lines().count());
@@ -218,7 +218,7 @@ fn an_id_is_taken_over_only_from_trusted_proxies_and_only_if_it_is_harmless() {
     let long = "a".repeat(REQUEST_ID_BYTES_MAX);
     let of = |ids: &[&str], is_trusted| {
         let fields: Vec<_> = ids.iter().map(|id| ("x-request-id", *id)).collect();
-        request_id(&headers(&fields), is_trusted, || u128::MAX).to_str().unwrap().to_owned()
+        request_id(&headers(&fields), is_trusted, || u128::MAX).as_str().to_owned()
     };
     let new = "f".repeat(32);
     assert_eq!(of(&["a"], false), new);

@@ -138,7 +138,7 @@ impl Link {
         });
         if let Some(announced) = &request.announced {
             row.extend_from_slice(announced.lines());
-            announced.others(|name, value| head::field(name.as_str().as_bytes(), value.as_bytes(), row));
+            announced.others(|name, value| head::field(name.as_str().as_bytes(), value, row));
         }
         match length {
             None => head::field(b"transfer-encoding", b"chunked", row),

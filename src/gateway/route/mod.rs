@@ -103,9 +103,9 @@ impl Table {
 
     /// The first route of the order whose conditions all hold.
     pub fn find(&self, asked: &Asked<'_>) -> Option<Found<'_>> {
-        let host = asked.canonical.host();
-        let parent = if self.wildcard.is_empty() { None } else { host.split_once('.') };
-        let wildcard = parent.and_then(|(_, suffix)| self.wildcard.get(suffix));
+        let has_hosts = !self.exact.is_empty() || !self.wildcard.is_empty();
+        let host = if has_hosts { asked.canonical.host() } else { "" };
+        let wildcard = host.split_once('.').and_then(|(_, suffix)| self.wildcard.get(suffix));
         let mut best = u32::MAX;
         for paths in [self.exact.get(host), wildcard, Some(&self.any)].into_iter().flatten() {
             paths.visit(asked.canonical.path(), &mut |ranks| {
