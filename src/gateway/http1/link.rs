@@ -14,7 +14,6 @@ use http_body::{Body, Frame};
 
 use super::framing::{Decoder, Encoder, Piece};
 use super::head::{self, Limits, ResponseHead};
-use super::step::in_step;
 use super::wire::{Inbox, Outbox};
 use crate::gateway::backend::Sent;
 use crate::gateway::body::{Cut, RequestBody};
@@ -114,9 +113,6 @@ impl Link {
         });
         match outcome.await {
             Ok(head) => {
-                if self.inbox.is_small() {
-                    in_step().await;
-                }
                 (self.response, self.keeps) = (head.body, self.keeps && head.keeps);
                 Sent::Response(head.answer.with(|()| None))
             }

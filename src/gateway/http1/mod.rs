@@ -6,8 +6,8 @@
 //! and kept buffers for idle connections. HTTP/2 is left to hyper.
 //!
 //! `head`, its `lines` and `framing` know no socket: bytes in, messages out, and the other way. `wire` holds what was read and what is
-//! to be written. `server` carries a client's connection (`conn`) from request to request and sends each `reply`; `link` is
-//! a connection to a backend. Both keep `step` with the others of their turn.
+//! to be written. `server` carries a client's connection (`conn`) from request to request, keeps `step` with the others of
+//! its turn, and sends each `reply`; `link` is a connection to a backend.
 
 mod conn;
 pub mod date;

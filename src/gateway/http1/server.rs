@@ -35,6 +35,9 @@ use crate::reason::CloseReason;
 const LINGER_BYTES: usize = 256 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(1);
 
+/// Larger answers are better passed on while they are in the caches.
+const STEP_BYTES_MAX: u64 = 4 * 1024;
+
 /// How a connection goes on.
 enum Next {
     /// It is idle: everything but the socket can be given back.
@@ -214,6 +217,9 @@ impl Session<'_> {
             })
             .await?
         };
+        if response.body.size_hint().upper().is_none_or(|bytes| bytes < STEP_BYTES_MAX) {
+            in_step().await;
+        }
         self.respond(asked, response).await
     }
 
