@@ -28,7 +28,8 @@
 //!   admin API says (the only place with serde's derives), [`timer`] the wheel, [`limit`] what one client may have,
 //!   [`queue`] who waits for a backend, [`stats`] what is counted, [`access`] events on their way to the access log.
 //!   Queue and journal are rooms of their own and not part of the worker, because all workers share them.
-//! - **L1** [`sys`] holds all `unsafe`; [`config`] makes a file into types that cannot be wrong; [`balance`] chooses.
+//! - **L1** [`sys`] holds all `unsafe`, also that by which the gateway's sockets get into tokio's loop (`watched`);
+//!   [`config`] makes a file into types that cannot be wrong; [`balance`] chooses.
 //! - **L2** [`tls`]: what the configuration says of TLS, ready for use; nobody else builds it. [`snapshot`]:
 //!   configuration, rotation and pickers at one moment, immutable. [`engine`]: what control and the engines tell each other.
 //! - **L3** [`tcp`]: two directions and their end, over traits: no socket, no poll, no clock. How a connection is set up

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,6 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpStream, UnixStream};
 
 use super::body::{Cut, RequestBody};
 use super::forward::Outgoing;
@@ -196,18 +194,12 @@ fn tls_failure(pool: &Pool, backend: &Backend, error: &io::Error) -> ConnectFail
 }
 
 async fn open(pool: &Pool, endpoint: &Endpoint) -> io::Result<Raw> {
-    let address = match endpoint {
-        Endpoint::Ip(address) => *address,
-        Endpoint::Unix(path) => return Ok(Raw::Unix(UnixStream::connect(path).await?)),
+    let socket = match endpoint {
+        Endpoint::Ip(address) => Socket::connect_ip(*address, pool.config.source)?,
+        Endpoint::Unix(path) => Socket::connect_unix(path)?,
     };
-    let socket = Socket::connect_ip(address, pool.config.source)?;
     socket.set_nodelay();
-    let stream = TcpStream::from_std(OwnedFd::from(socket).into())?;
-    stream.writable().await?;
-    match stream.take_error()? {
-        None => Ok(Raw::Tcp(stream)),
-        Some(error) => Err(error),
-    }
+    Raw::new(socket)?.connected().await
 }
 
 async fn speak(pool: &Pool, mut io: Io, handle: Rc<Handle>) -> Result<Link, ConnectFailure> {

@@ -7,10 +7,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::links::Handle;
+use crate::sys::socket::Socket;
+use crate::sys::watched;
 
 /// So much is written as one piece.
 const SMALL_WRITE_BYTES: usize = 1024;
@@ -79,12 +81,9 @@ impl Meter {
     }
 }
 
-/// A socket.
+/// A socket, watched by this thread's event loop.
 #[derive(Debug)]
-pub enum Raw {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
+pub struct Raw(AsyncFd<Socket>);
 
 /// What is spoken over it.
 #[derive(Debug)]
@@ -160,6 +159,19 @@ impl Io {
 
     /// Whether there may be something to read, or the end; whoever asks is woken when there is.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_ahead() {
+            return Poll::Ready(());
+        }
+        self.raw().0.poll_read_ready(cx).map(drop)
+    }
+
+    /// The same, of which nobody is told later.
+    pub fn is_readable(&self) -> bool {
+        self.is_ahead() || self.raw().0.try_io(Interest::READABLE, |_| Ok(())).is_ok()
+    }
+
+    /// Whether there is something to read whatever the socket says.
+    fn is_ahead(&self) -> bool {
         // TLS may have read more than was taken, or the end.
         let is_held = match &self.channel {
             Channel::Plain(_) => false,
@@ -167,48 +179,72 @@ impl Io {
             Channel::Client(stream) => !stream.get_ref().1.wants_read(),
         };
         let is_ended = self.handle.as_ref().is_some_and(|handle| handle.ended().is_some());
-        if is_held || is_ended || !self.ahead.is_empty() {
-            return Poll::Ready(());
-        }
-        match self.raw() {
-            Raw::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
-            Raw::Unix(stream) => stream.poll_read_ready(cx).map(drop),
-        }
+        is_held || is_ended || !self.ahead.is_empty()
     }
 }
 
 impl Raw {
-    async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
-        }
+    /// Watches a socket.
+    ///
+    /// # Errors
+    /// When the event loop cannot watch it.
+    pub fn new(socket: Socket) -> io::Result<Self> {
+        watched::connection(socket).map(Self)
     }
 
-    /// Where it was spoken to.
+    /// Waits until a socket that connects is connected.
+    ///
+    /// # Errors
+    /// Those of connect(2).
+    pub async fn connected(self) -> io::Result<Self> {
+        self.0.writable().await?.retain_ready();
+        self.socket().take_error().map_or(Ok(self), Err)
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        self.0.readable().await.map(|mut ready| ready.retain_ready())
+    }
+
+    fn socket(&self) -> &Socket {
+        self.0.get_ref()
+    }
+
+    /// Where it was spoken to; `None` on a unix socket.
     pub fn local_address(&self) -> Option<std::net::SocketAddr> {
-        match self {
-            Self::Tcp(stream) => stream.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
+        self.socket().local_address()
     }
 
     /// Lets the other side see a reset when it is dropped.
     pub fn reset_on_close(&self) {
-        let zero = Some(std::time::Duration::ZERO);
-        // A socket that is gone already needs none.
-        let _ = match self {
-            Self::Tcp(stream) => socket2::SockRef::from(stream).set_linger(zero),
-            Self::Unix(_) => Ok(()),
-        };
+        self.socket().reset_on_close();
+    }
+
+    /// Writes by `send` what is `length` bytes long.
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        length: usize,
+        send: impl Fn(&Socket) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.0.poll_write_ready(cx))?;
+            match send(self.socket()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                sent => {
+                    if sent.as_ref().is_ok_and(|sent| *sent < length) {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(sent);
+                }
+            }
+        }
     }
 }
 
 macro_rules! with_channel {
     ($channel:expr, $stream:ident => $do:expr) => {
         match $channel {
-            Channel::Plain(Raw::Tcp($stream)) => $do,
-            Channel::Plain(Raw::Unix($stream)) => $do,
+            Channel::Plain($stream) => $do,
             Channel::Server($stream) => $do,
             Channel::Client($stream) => $do,
         }
@@ -304,30 +340,35 @@ impl AsyncWrite for Io {
 
 impl AsyncRead for Raw {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, into),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, into),
+        loop {
+            let mut ready = ready!(self.0.poll_read_ready(cx))?;
+            let room = into.remaining();
+            match watched::recv(self.socket(), into) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                read => {
+                    // Less than there is room for was all there was: one need not ask again to know that (epoll(7)).
+                    if read.as_ref().is_ok_and(|count| (1..room).contains(count)) {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(read.map(drop));
+                }
+            }
         }
     }
 }
 
 impl AsyncWrite for Raw {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        self.poll_send(cx, bytes.len(), |socket| socket.send(bytes))
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
+        pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bytes),
-        }
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        self.poll_send(cx, length, |socket| socket.send_pieces(pieces))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -338,10 +379,11 @@ impl AsyncWrite for Raw {
         Poll::Ready(Ok(())) // a socket holds nothing back
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // ENOTCONN: the other side has ended it already.
+        let outcome = self.socket().shutdown_write();
+        Poll::Ready(
+            outcome.or_else(|error| if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }),
+        )
     }
 }

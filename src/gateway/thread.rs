@@ -267,7 +267,7 @@ impl Thread {
     }
 
     fn listen(self: &Rc<Self>, listener: ListenerId, bind: Bind, socket: OwnedFd) {
-        let door = match Door::new(&bind, socket) {
+        let door = match Door::new(socket) {
             Ok(door) => door,
             Err(error) => {
                 tracing::error!(%error, "a listening socket could not be watched; this thread does not accept from it");

@@ -1,4 +1,4 @@
-//! The only room with unsafe code: the system calls that the standard library, mio and socket2 do not offer.
+//! The only room with unsafe code: the system calls that the standard library, mio, socket2 and rustix do not offer.
 #![allow(unsafe_code)]
 
 pub mod alloc;
@@ -7,6 +7,8 @@ pub mod pipe;
 pub mod process;
 pub mod rights;
 pub mod socket;
+#[cfg(feature = "gateway")]
+pub mod watched;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

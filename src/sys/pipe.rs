@@ -1,11 +1,13 @@
 //! Kernel pipes, and splice(2) between them and sockets: bytes move without being copied to user space.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::ptr::null_mut;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use rustix::io::retry_on_intr;
+use rustix::pipe::SpliceFlags;
+
+use super::check;
 use super::socket::Socket;
-use super::{check, check_len};
 
 /// A pipe with both ends, non-blocking.
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl Pipe {
     /// # Errors
     /// `WouldBlock` when the socket is empty **or the pipe is full**; EINVAL when the socket cannot be spliced.
     pub fn fill(&self, source: &Socket, max: usize) -> io::Result<usize> {
-        splice(source.as_raw_fd(), self.write.as_raw_fd(), max)
+        splice(source, &self.write, max)
     }
 
     /// Moves at most `max` bytes from the pipe into the socket.
@@ -63,19 +65,12 @@ impl Pipe {
     /// # Errors
     /// `WouldBlock` when the socket takes no more, or the pipe is empty.
     pub fn drain(&self, sink: &Socket, max: usize) -> io::Result<usize> {
-        splice(self.read.as_raw_fd(), sink.as_raw_fd(), max)
+        splice(&self.read, sink, max)
     }
 }
 
 /// splice(2), never blocking. SPLICE_F_MORE is left out on purpose: it corks the socket until more comes.
-fn splice(from: i32, to: i32, max: usize) -> io::Result<usize> {
-    loop {
-        // SAFETY: both descriptors are open while their owners are borrowed; null offsets are what pipes and sockets
-        // ask for.
-        let moved = unsafe { libc::splice(from, null_mut(), to, null_mut(), max, libc::SPLICE_F_NONBLOCK) };
-        match check_len(moved) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
+fn splice(from: impl AsFd, to: impl AsFd, max: usize) -> io::Result<usize> {
+    let flags = SpliceFlags::NONBLOCK;
+    Ok(retry_on_intr(|| rustix::pipe::splice(&from, None, &to, None, max, flags))?)
 }

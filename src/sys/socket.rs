@@ -1,14 +1,20 @@
 //! Stream sockets, TCP and unix alike: listening, accepting, connecting, and moving bytes.
+//!
+//! What is called for each piece of traffic goes by rustix straight to the kernel: glibc's recv and send can be ends of
+//! threads (pthreads(7), cancellation points), and in a process with several threads they pay for that in each call.
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use socket2::{Domain, Protocol, SockAddr, SockRef, TcpKeepalive, Type};
 
-use super::{check, check_len, set_option};
+use super::{check, set_option};
 
 /// A connected, or connecting, non-blocking stream socket.
 #[derive(Debug)]
@@ -93,14 +99,17 @@ impl Socket {
     /// # Errors
     /// Those of recv(2), but for EINTR.
     pub fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
-        loop {
-            // SAFETY: the pointer and length name `into`, which lives through the call.
-            let got = unsafe { libc::recv(self.as_raw_fd(), into.as_mut_ptr().cast(), into.len(), 0) };
-            match check_len(got) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
+        let (count, _) = retry_on_intr(|| rustix::net::recv(&self.0, &mut *into, RecvFlags::empty()))?;
+        Ok(count)
+    }
+
+    /// The same into room that need not be cleared first; what was read stands at its beginning.
+    ///
+    /// # Errors
+    /// Those of recv(2), but for EINTR.
+    pub fn recv_uninit(&self, into: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+        let recv = || rustix::net::recv(&self.0, &mut *into, RecvFlags::empty()).map(|(_, count)| count);
+        Ok(retry_on_intr(recv)?)
     }
 
     /// Writes as much as the socket takes.
@@ -108,14 +117,16 @@ impl Socket {
     /// # Errors
     /// Those of send(2), but for EINTR; a closed peer is EPIPE and no signal.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            // SAFETY: the pointer and length name `bytes`, which lives through the call.
-            let sent = unsafe { libc::send(self.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) };
-            match check_len(sent) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
+        Ok(retry_on_intr(|| rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL))?)
+    }
+
+    /// The same of several pieces.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2), but for EINTR; a closed peer is EPIPE and no signal.
+    pub fn send_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let nothing = &mut SendAncillaryBuffer::default();
+        Ok(retry_on_intr(|| rustix::net::sendmsg(&self.0, pieces, nothing, SendFlags::NOSIGNAL))?)
     }
 
     /// Sends FIN once what was written is out.
@@ -162,6 +173,12 @@ impl Socket {
 
     fn set(&self, level: i32, option: i32, value: i32) -> io::Result<()> {
         set_option(&self.0, level, option, value)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -59,12 +59,12 @@ impl Link {
 
     /// Whether it is silent, as it is to be between two requests: neither closed nor speaking.
     pub fn is_open(&mut self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        // Without a budget nothing is ready, whatever is there.
-        if !tokio::task::coop::has_budget_remaining() {
-            return false;
+        if !self.io.is_readable() {
+            return true;
         }
-        self.io.poll_readable(&mut cx).is_pending() || self.inbox.poll_fill(&mut self.io, &mut cx).is_pending()
+        let mut cx = Context::from_waker(Waker::noop());
+        // Without a budget nothing is read, whatever is there.
+        tokio::task::coop::has_budget_remaining() && self.inbox.poll_fill(&mut self.io, &mut cx).is_pending()
     }
 
     /// Whether the response is over.

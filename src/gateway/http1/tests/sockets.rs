@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -26,15 +27,19 @@ fn tokio_stream(stream: UnixStream) -> tokio::net::UnixStream {
     tokio::net::UnixStream::from_std(stream).unwrap()
 }
 
+fn raw(stream: UnixStream) -> Raw {
+    stream.set_nonblocking(true).unwrap();
+    Raw::new(OwnedFd::from(stream).into()).unwrap()
+}
+
 /// A connection that takes little before it is read, and its other side.
 async fn pair() -> (Io, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     socket2::SockRef::from(&ours).set_send_buffer_size(16 * 1024).unwrap();
     theirs.set_nonblocking(true).unwrap();
-    let ours = tokio_stream(ours);
     // Else the first try to write would be in vain.
-    ours.writable().await.unwrap();
-    (Io::plain(Raw::Unix(ours)), theirs)
+    let ours = raw(ours).connected().await.unwrap();
+    (Io::plain(ours), theirs)
 }
 
 /// Bytes that differ from those near them.
@@ -188,7 +193,7 @@ fn a_body_of_another_length_is_not_sent() {
 fn who_has_more_to_say_is_read_in_larger_pieces_and_nothing_is_kept_after_it() {
     run(async {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let (mut io, mut theirs) = (Io::plain(Raw::Unix(tokio_stream(ours))), tokio_stream(theirs));
+        let (mut io, mut theirs) = (Io::plain(raw(ours)), tokio_stream(theirs));
         let mut inbox = Inbox::default();
         let all = data(300_000);
         let write = async { theirs.write_all(&all).await.unwrap() };
