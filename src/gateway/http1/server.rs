@@ -250,7 +250,9 @@ impl Session<'_> {
         let keeps = asked.keeps && !self.is_last.get() && self.will_be_read();
         let date = self.client.thread.clock.date();
         let mut reply = Reply::begin(&asked, keeps, &answer, &date, self.conn.borrow_mut().outbox.row());
-        let mut body = answer.body;
+        let Answer { headers, reason, mut body, .. } = answer;
+        // They would keep what they were read into from being read into again.
+        drop((headers, reason));
         self.answer.set(if reply.ends_with_connection() { Sending::UntilClose } else { Sending::Framed });
         poll_fn(|cx| self.poll_reply(&mut reply, &mut body, cx)).await?;
         self.answer.set(Sending::Nothing);
