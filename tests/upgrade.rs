@@ -312,7 +312,10 @@ fn a_new_process_that_is_killed_at_any_step_leaves_everything_as_it_was() {
     let mut download = connect(line.port("source"));
     let mut got = vec![0; 1000];
     download.read_exact(&mut got).unwrap();
-    let (first, before) = (line.now(), fds(line.now()));
+    let first = line.now();
+    // A stream that waits for its client holds a pipe from now on.
+    wait_until_steady(SOON, Duration::from_millis(100), "nothing more fits", || (source.sent(), fds(first)));
+    let before = fds(first);
     for step in ["hello", "state", "prepared", "batch", "held", "commit"] {
         line.stand_at(step);
         let upgrade = line.begin();
