@@ -10,15 +10,15 @@
 //!     handover -> api
 //!     stats    -> handover id limit queue reason
 //!     access   -> reason stats
-//! L1  sys, config, balance ->
+//! L1  sys, config, balance, proxy_header ->
 //! L2  tls      -> config
 //!     snapshot -> balance config id stats tls
 //!     engine   -> config handover id reason snapshot stats
 //! L3  tcp      -> handover id reason sys
 //!     udp      -> balance config handover id limit reason snapshot stats sys timer
-//! L4  worker   -> access balance config engine handover id limit queue reason snapshot stats sys tcp timer udp
-//!     health   -> config id tls
-//!     gateway  -> access balance config engine id limit reason snapshot stats sys
+//! L4  worker   -> access balance config engine handover id limit proxy_header queue reason snapshot stats sys tcp timer udp
+//!     health   -> config id proxy_header tls
+//!     gateway  -> access balance config engine id limit proxy_header reason snapshot stats sys
 //! L5  control  -> access api balance config engine gateway handover health id limit reason snapshot stats sys tls worker
 //! L6  cli      -> api config control gateway sys
 //!     main     -> cli sys
@@ -26,10 +26,11 @@
 //!
 //! - **L0** words and counts. [`id`] what things are called inside, [`reason`] why a connection ended, [`api`] what the
 //!   admin API says (the only place with serde's derives), [`timer`] the wheel, [`limit`] what one client may have,
-//!   [`queue`] who waits for a backend, [`stats`] what is counted, [`access`] events on their way to the access log.
+//!   [`queue`] who waits for a backend, [`stats`] what is counted, [`access`] events on their way to the access log,
 //!   Queue and journal are rooms of their own and not part of the worker, because all workers share them.
 //! - **L1** [`sys`] holds all `unsafe`, also that by which the gateway's sockets get into tokio's loop (`watched`);
-//!   [`config`] makes a file into types that cannot be wrong; [`balance`] chooses.
+//!   [`config`] makes a file into types that cannot be wrong; [`balance`] chooses; [`proxy_header`] reads and writes the
+//!   PROXY protocol.
 //! - **L2** [`tls`]: what the configuration says of TLS, ready for use; nobody else builds it. [`snapshot`]:
 //!   configuration, rotation and pickers at one moment, immutable. [`engine`]: what control and the engines tell each other.
 //! - **L3** [`tcp`]: two directions and their end, over traits: no socket, no poll, no clock. How a connection is set up
@@ -69,8 +70,8 @@
 //! address that the client spoke to. An ICMP answer makes the flow suspect: its next datagram goes to another backend.
 //! `Table::end` is the one exit of a flow, `worker::udp::bury` the place where it is told and its outlet closed or laid by.
 //!
-//! **An HTTP request.** `gateway::thread` accepts, `gateway::client` ends TLS; `gateway::http1` reads the request, or hyper does
-//! where it is HTTP/2. Each thread has its own runtime, sockets and connections to backends. `gateway::exchange` makes it canonical, and nothing later
+//! **An HTTP request.** `gateway::thread` accepts, `gateway::greeting` reads the PROXY header where one is due and ends TLS;
+//! `gateway::http1` reads the request, or hyper does where it is HTTP/2. Each thread has its own runtime, sockets and connections to backends. `gateway::exchange` makes it canonical, and nothing later
 //! sees another form; it finds the client, the route (`gateway::route`), and asks the route's policies in their fixed
 //! order. `gateway::forward` lets the pool pick a backend, takes a connection that is idle or makes one, sends, and tries
 //! again where that is safe. Both bodies stream through `gateway::body`, which drives the backend's connection too. The
@@ -128,6 +129,7 @@ pub mod handover;
 pub mod health;
 pub mod id;
 pub mod limit;
+pub mod proxy_header;
 pub mod queue;
 pub mod reason;
 pub mod snapshot;

@@ -4,7 +4,6 @@
 //! with one atomic swap; there is one [`Publisher`] and it cannot be cloned. Workers hold a [`View`] and look once a
 //! turn. A connection that outlives a snapshot keeps what it needs by itself.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -129,11 +128,6 @@ impl Listener {
         let wanted = server_name.and_then(|name| self.config.sni.pool_of(name));
         let at = wanted.and_then(|pool| self.named.binary_search_by(|named| named.config.name.as_str().cmp(pool)).ok());
         at.map_or(&self.pool, |at| &self.named[at])
-    }
-
-    /// Whether this peer has to send a PROXY header.
-    pub fn expects_header_of(&self, peer: IpAddr) -> bool {
-        config::contains(&self.config.accept_proxy, peer)
     }
 }
 

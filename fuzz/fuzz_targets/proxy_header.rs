@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use evener::tcp::proxy_header::{Parsed, parse};
+use evener::proxy_header::{Parsed, parse};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -210,6 +210,11 @@ impl Listener {
     pub fn allows(&self, client: IpAddr) -> bool {
         !contains(&self.deny, client) && (self.allow.is_empty() || contains(&self.allow, client))
     }
+
+    /// Whether this peer has to send a PROXY header.
+    pub fn expects_header_of(&self, peer: IpAddr) -> bool {
+        contains(&self.accept_proxy, peer)
+    }
 }
 
 /// Whether one of these networks has the address.

@@ -155,8 +155,8 @@ fn print_per_client(out: &mut Lines, per_client: &PerClient, one_way: bool) {
 
 /// What only TCP has, and what HTTP has of it.
 fn print_connection_keys(out: &mut Lines, listener: &Listener, is_http: bool) {
+    out.key("accept_proxy", list(&listener.accept_proxy));
     if !is_http {
-        out.key("accept_proxy", list(&listener.accept_proxy));
         out.key("idle_timeout", time(listener.idle_timeout.unwrap_or_default()));
         out.key("half_close_timeout", time(listener.half_close_timeout));
         out.key("defer_accept", listener.defer_accept);

@@ -1,21 +1,17 @@
-//! A client's connection: which HTTP it speaks, and what its requests know of it.
+//! A client's connection, and what its requests know of it.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::sleep_until;
+use bytes::Bytes;
 
 use super::canonical::Canonical;
 use super::forwarded;
-use super::io::{Io, Meter, Raw};
+use super::greeting::{Ends, Greeting, greet};
+use super::io::{Meter, Raw};
 use super::motion::{Motion, Streams};
 use super::thread::Thread;
 use super::tunnel::Tunnel;
@@ -28,10 +24,6 @@ use crate::snapshot::Site;
 
 /// Who asks on a unix socket.
 const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-/// How a client begins that speaks HTTP/2 without TLS (RFC 9113, 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// What a client that has just connected has for its first request when the process or its listener goes away.
-const FIRST_WORD_TIME: Duration = Duration::from_millis(500);
 /// Resets are counted over this.
 const RESETS_WINDOW: Duration = Duration::from_secs(10);
 
@@ -41,8 +33,8 @@ pub struct Client {
     pub thread: Rc<Thread>,
     /// Its listener.
     pub site: Arc<Site>,
-    /// Who connected; `None` on a unix socket.
-    pub peer: Option<SocketAddr>,
+    /// Who connected, or for whom a proxy did; `None` on a unix socket.
+    pub address: Option<SocketAddr>,
     /// The address it spoke to, where a log wants to know.
     pub local: Option<SocketAddr>,
     /// What backends are told of it.
@@ -99,6 +91,28 @@ impl Drop for UnderWay {
 }
 
 impl Client {
+    fn new(thread: &Rc<Thread>, site: Arc<Site>, ends: &Ends, greeting: Greeting, meter: Rc<Meter>) -> Self {
+        let now = thread.clock.now();
+        let Greeting { is_secure, server_name, .. } = greeting;
+        Self {
+            thread: thread.clone(),
+            address: ends.client,
+            local: ends.local,
+            end: forwarded::Peer::new(ends.client.map_or(NOBODY, |client| client.ip()), is_secure),
+            is_secure,
+            server_name,
+            meter,
+            active: Cell::new(0),
+            idle_since: Cell::new(now),
+            idle_read: Cell::new(0),
+            motion: RefCell::new(Rc::new(Motion::new(now, http_of(&site).limits.header_timeout))),
+            streams: Streams::default(),
+            resets: Cell::new((0, now)),
+            tunnel: RefCell::default(),
+            site,
+        }
+    }
+
     /// Whether requests for this host belong here, by what the client asked for in its TLS hello.
     pub fn may_carry(&self, canonical: &Canonical) -> bool {
         match (&self.server_name, &self.site.config.tls) {
@@ -182,66 +196,18 @@ impl Client {
     }
 }
 
-/// The addresses of a connection.
-#[derive(Clone, Copy)]
-pub struct Ends {
-    /// Who connected; `None` on a unix socket.
-    pub peer: Option<SocketAddr>,
-    /// To where, if a log wants to know.
-    pub local: Option<SocketAddr>,
-}
-
 /// Carries a connection to its end.
-pub async fn serve(
-    thread: &Rc<Thread>,
-    site: Arc<Site>,
-    leash: Rc<Leash>,
-    raw: Raw,
-    Ends { peer, local }: Ends,
-) -> CloseReason {
-    let (mut io, greeting) = match Box::pin(greet(&site, &leash, raw)).await {
+pub async fn serve(thread: &Rc<Thread>, site: Arc<Site>, leash: Rc<Leash>, raw: Raw, ends: &mut Ends) -> CloseReason {
+    let (io, greeting) = match Box::pin(greet(thread, &site, &leash, raw, ends)).await {
         Ok(greeted) => greeted,
         Err(reason) => return reason,
     };
-    let now = thread.clock.now();
-    let client = Rc::new(Client {
-        thread: thread.clone(),
-        peer,
-        local,
-        end: forwarded::Peer::new(peer.map_or(NOBODY, |peer| peer.ip()), greeting.is_some()),
-        is_secure: greeting.is_some(),
-        server_name: greeting.as_ref().and_then(|greeting| greeting.server_name.clone()),
-        meter: io.meter.clone(),
-        active: Cell::new(0),
-        idle_since: Cell::new(now),
-        idle_read: Cell::new(0),
-        motion: RefCell::new(Rc::new(Motion::new(now, http_of(&site).limits.header_timeout))),
-        streams: Streams::default(),
-        resets: Cell::new((0, now)),
-        tunnel: RefCell::default(),
-        site,
-    });
-    if let Some(Greeting { is_http2: true, .. }) = greeting {
+    let is_http2 = greeting.is_http2;
+    let client = Rc::new(Client::new(thread, site, ends, greeting, io.meter.clone()));
+    if is_http2 {
         return Box::pin(http2::serve(client, &leash, io)).await;
     }
-    if greeting.is_some() {
-        return http1::serve(client, &leash, io).await;
-    }
-    let first = Box::pin(async {
-        let first = tokio::time::timeout(client.limits().header_timeout, speaks_http2(thread, &mut io));
-        tokio::select! {
-            first = first => Some(first),
-            () = told_to_end(&leash) => None,
-        }
-    });
-    let Some(first) = first.await else { return CloseReason::Drained };
-    match first {
-        Err(_) => CloseReason::ClientIdle,
-        Ok(Err(_)) => CloseReason::ClientReset,
-        Ok(Ok(None)) => CloseReason::ClientClosed,
-        Ok(Ok(Some(true))) => Box::pin(http2::serve(client, &leash, io)).await,
-        Ok(Ok(Some(false))) => http1::serve(client, &leash, io).await,
-    }
+    http1::serve(client, &leash, io).await
 }
 
 /// What a listener has of its own.
@@ -249,72 +215,6 @@ pub fn http_of(site: &Site) -> &Http {
     match &site.config.protocol {
         Protocol::Http(http) => http,
         _ => unreachable!("the gateway has listeners for HTTP only"),
-    }
-}
-
-/// What a TLS handshake has come to.
-struct Greeting {
-    is_http2: bool,
-    server_name: Option<Arc<str>>,
-}
-
-/// The TLS handshake, where there is one.
-async fn greet(site: &Site, leash: &Leash, raw: Raw) -> Result<(Io, Option<Greeting>), CloseReason> {
-    let Some((tls, config)) = site.tls.as_ref().zip(site.config.tls.as_ref()) else {
-        return Ok((Io::plain(raw), None));
-    };
-    let handshake = tokio_rustls::TlsAcceptor::from(tls.clone()).accept(raw);
-    let stream = tokio::select! {
-        done = tokio::time::timeout(config.handshake_timeout, handshake) => match done {
-            Err(_) => return Err(CloseReason::TlsHandshakeTimeout),
-            Ok(Err(error)) => {
-                tracing::debug!(listener = site.config.name, %error, "a TLS handshake has failed");
-                return Err(CloseReason::TlsHandshakeFailed);
-            }
-            Ok(Ok(stream)) => stream,
-        },
-        () = told_to_end(leash) => return Err(CloseReason::Drained),
-    };
-    let session = stream.get_ref().1;
-    let greeting = Greeting {
-        is_http2: session.alpn_protocol() == Some(b"h2"),
-        server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
-    };
-    Ok((Io::server(stream), Some(greeting)))
-}
-
-/// Whether the client begins with HTTP/2; `None` when it ends without a word.
-async fn speaks_http2(thread: &Thread, io: &mut Io) -> std::io::Result<Option<bool>> {
-    let mut ahead = BytesMut::new();
-    loop {
-        // Into the thread's own buffer: as a rule all of the first request comes at once, and one read takes it.
-        let count = poll_fn(|cx| {
-            let mut scratch = thread.scratch.borrow_mut();
-            let mut into = ReadBuf::new(&mut scratch);
-            ready!(Pin::new(&mut *io).poll_read(cx, &mut into))?;
-            ahead.extend_from_slice(into.filled());
-            Poll::Ready(std::io::Result::Ok(into.filled().len()))
-        });
-        if count.await? == 0 {
-            return Ok(None);
-        }
-        let decided = ahead.len() >= PREFACE.len() || !PREFACE.starts_with(&ahead);
-        if decided {
-            let is_http2 = ahead.starts_with(PREFACE);
-            io.unread(ahead.freeze());
-            return Ok(Some(is_http2));
-        }
-    }
-}
-
-/// Waits until a client that has not asked for anything yet must go. One that has just come may be about to.
-async fn told_to_end(leash: &Leash) {
-    leash.pulled.notified().await;
-    let Some((at, _)) = leash.doom.get() else { return };
-    tokio::select! {
-        () = tokio::time::sleep(FIRST_WORD_TIME) => {}
-        () = sleep_until(at.into()) => {}
-        () = leash.pulled.notified() => {}
     }
 }
 

@@ -134,7 +134,7 @@ impl Exchange<'_> {
         let since_epoch =
             if prepared.route.policies.auth.is_some() { client.thread.clock.since_epoch() } else { Duration::ZERO };
         let now = Moment { since_start: client.thread.shared.since(record.began), since_epoch };
-        let address = client.peer.map(|_| who.address);
+        let address = client.address.map(|_| who.address);
         let asked = policy::Asked { method: &head.method, client: address, headers: &mut head.headers, now };
         let admitted = match prepared.policies.admit(asked) {
             Ok(admitted) => admitted,

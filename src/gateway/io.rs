@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::links::Handle;
@@ -207,6 +207,14 @@ impl Raw {
 
     fn socket(&self) -> &Socket {
         self.0.get_ref()
+    }
+
+    /// The socket, once there may be something to read, or the end.
+    ///
+    /// # Errors
+    /// When the event loop has ended.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<AsyncFdReadyGuard<'_, Socket>>> {
+        self.0.poll_read_ready(cx)
     }
 
     /// Where it was spoken to; `None` on a unix socket.

@@ -3,8 +3,8 @@
 //! Each of its threads has a runtime of its own, its own sockets (SO_REUSEPORT), and its own connections to the backends:
 //! a request is served from its first byte to its last on one core, and no lock is on its way.
 //!
-//! `thread` listens by its `door`s and takes commands, `client` carries one connection of a client under `watch`, by `http1`
-//! or `http2`, whose streams are watched by their `motion`, `exchange` one request through `canonical`, `route` and
+//! `thread` listens by its `door`s and takes commands, `client` carries one connection of a client, once it has heard its
+//! `greeting` (in front of which there may be what `proxied` reads), under `watch`, by `http1` or `http2`, whose streams are watched by their `motion`, `exchange` one request through `canonical`, `route` and
 //! `policy` to `forward`, which chooses a backend and sends; `backend` keeps the connections (`links` ends them), `body`
 //! and `tunnel` carry what follows the headers, `reply` is what the gateway says itself. Heads go from one to the other as
 //! a `message`; what the names of its fields mean says `meaning`. A thread has one `clock`.
@@ -19,6 +19,7 @@ mod door;
 mod exchange;
 mod forward;
 pub mod forwarded;
+mod greeting;
 pub mod http1;
 mod http2;
 mod io;
@@ -28,6 +29,7 @@ pub mod meaning;
 pub mod message;
 mod motion;
 pub mod policy;
+mod proxied;
 mod record;
 pub mod refusal;
 mod reply;

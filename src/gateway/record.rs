@@ -57,7 +57,7 @@ impl Record {
     pub fn new(client: Rc<Client>, method: Method, version: Version, sites: Arc<SiteTable>) -> Self {
         client.begin();
         let began = client.thread.clock.turn();
-        let address = client.peer.map(|peer| peer.ip());
+        let address = client.address.map(|client| client.ip());
         Self {
             client,
             began,
@@ -139,11 +139,11 @@ impl Record {
 }
 
 impl Record {
-    /// The port is known of who connected, not of whom a proxy speaks for.
+    /// The port is known of who connected, not of those whom a header of the request names.
     fn client_address(&self) -> Option<SocketAddr> {
-        let peer = self.client.peer?;
+        let known = self.client.address?;
         let address = self.address?;
-        Some(if peer.ip().to_canonical() == address { peer } else { SocketAddr::new(address, 0) })
+        Some(if known.ip().to_canonical() == address { known } else { SocketAddr::new(address, 0) })
     }
 }
 

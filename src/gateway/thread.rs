@@ -17,9 +17,10 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Shared;
 use super::backend::Idle;
-use super::client::{self, Ends};
+use super::client;
 use super::clock::Clock;
 use super::door::Door;
+use super::greeting::Ends;
 use super::io::Raw;
 use super::line::{Budgets, Lines};
 use super::links::Links;
@@ -323,22 +324,30 @@ impl Thread {
         let in_all: u32 = self.shared.threads.iter().map(|thread| thread.active.load(Relaxed)).sum();
         let max = site.config.max_connections.map_or(u32::MAX, std::num::NonZero::get);
         let slot = if in_all < snapshot.max_connections { ListenerSlot::take(&site.stats, max) } else { None };
-        let outcome = match (slot, peer) {
-            (None, _) => Err(CloseReason::MaxConnections),
-            (Some(_), Some(peer)) if !site.config.allows(peer.ip()) => Err(CloseReason::Denied),
-            (Some(slot), Some(peer)) => {
-                let limited = site.stats.clients.admit(ClientKey::from(peer.ip()), self.shared.since(self.clock.now()));
-                limited.map(|()| slot).map_err(|_| CloseReason::Limited)
-            }
-            (Some(slot), None) => Ok(slot),
-        };
-        match outcome {
-            Ok(slot) => self.open(site, slot, raw, peer),
+        let Some(slot) = slot else { return self.refuse(&site, &raw, peer, CloseReason::MaxConnections) };
+        // A peer that speaks for others is judged by its PROXY header, once that is there.
+        let is_spoken_for = peer.is_some_and(|peer| site.config.expects_header_of(peer.ip()));
+        match if is_spoken_for { Ok(None) } else { self.welcome(&site, peer) } {
+            Ok(counted) => self.open(site, slot, raw, Ends { client: peer, local: None, counted }),
             Err(reason) => self.refuse(&site, &raw, peer, reason),
         }
     }
 
-    fn open(self: &Rc<Self>, site: Arc<Site>, slot: ListenerSlot, raw: Raw, peer: Option<SocketAddr>) {
+    /// Lets a client in, if it may come, and counts it against its own limits.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn welcome(&self, site: &Site, client: Option<SocketAddr>) -> Result<Option<ClientKey>, CloseReason> {
+        let Some(client) = client else { return Ok(None) };
+        if !site.config.allows(client.ip()) {
+            return Err(CloseReason::Denied);
+        }
+        let key = ClientKey::from(client.ip());
+        let admitted = site.stats.clients.admit(key, self.shared.since(self.clock.now()));
+        admitted.map(|()| Some(key)).map_err(|_| CloseReason::Limited)
+    }
+
+    fn open(self: &Rc<Self>, site: Arc<Site>, slot: ListenerSlot, raw: Raw, mut ends: Ends) {
         let age = site.config.max_age.map(|max| self.clock.now() + engine::age(max, &mut self.rng.borrow_mut()));
         let leash = Rc::new(Leash::new(site.id, age));
         if let Some(deadline) = self.leaving.get().or(site.drain) {
@@ -350,16 +359,16 @@ impl Thread {
         tokio::task::spawn_local(async move {
             let began = thread.clock.now();
             // Only the log wants to know.
-            let local = if thread.shared.access == Access::Off { None } else { raw.local_address() };
-            let reason = client::serve(&thread, site.clone(), leash, raw, Ends { peer, local }).await;
+            ends.local = if thread.shared.access == Access::Off { None } else { raw.local_address() };
+            let reason = client::serve(&thread, site.clone(), leash, raw, &mut ends).await;
             if reason.is_refusal() {
-                thread.report_refused(&site, peer, local, reason);
+                thread.report_refused(&site, ends.client, ends.local, reason);
             }
             let cell = site.stats.cell(thread.index);
             cell.closed[reason.index()].add(1);
             cell.durations.record(thread.clock.now() - began);
-            if let Some(peer) = peer {
-                site.stats.clients.release(ClientKey::from(peer.ip()));
+            if let Some(client) = ends.counted {
+                site.stats.clients.release(client);
             }
             drop(slot);
             thread.leashes.borrow_mut().remove(at);

@@ -103,7 +103,16 @@ impl Socket {
         Ok(count)
     }
 
-    /// The same into room that need not be cleared first; what was read stands at its beginning.
+    /// Looks at what is there and leaves it there.
+    ///
+    /// # Errors
+    /// Those of recv(2), but for EINTR.
+    pub fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = retry_on_intr(|| rustix::net::recv(&self.0, &mut *into, RecvFlags::PEEK))?;
+        Ok(count)
+    }
+
+    /// Reads into room that need not be cleared first; what was read stands at its beginning.
     ///
     /// # Errors
     /// Those of recv(2), but for EINTR.

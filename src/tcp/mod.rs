@@ -19,12 +19,11 @@
 //!
 //! [`handover`] writes down how far a relay has come, and goes on from there.
 //!
-//! [`proxy_header`] reads and writes the PROXY protocol, [`hello`] finds the name in a TLS ClientHello.
+//! [`hello`] finds the name in a TLS ClientHello.
 
 pub mod conduit;
 pub mod half;
 pub mod handover;
 pub mod hello;
-pub mod proxy_header;
 pub mod relay;
 pub mod tls;

@@ -146,7 +146,7 @@ impl Worker {
         let fresh = Fresh { client, peer, listener: listener.clone(), slot };
         // A peer that speaks for others is judged by its PROXY header, once that is there.
         if let Some(address) = peer
-            && !listener.expects_header_of(address.ip())
+            && !listener.config.expects_header_of(address.ip())
             && !listener.config.allows(address.ip())
         {
             return self.refuse(listener, &fresh.client, peer, CloseReason::Denied);

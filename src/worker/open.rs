@@ -17,15 +17,12 @@ use crate::config::{Access, SendProxy};
 use crate::engine;
 use crate::id::Side;
 use crate::limit::ClientKey;
+use crate::proxy_header::{self, Parsed};
 use crate::reason::{CloseReason, ConnectFailure};
 use crate::snapshot::Pool;
 use crate::tcp::hello;
-use crate::tcp::proxy_header::{self, Parsed};
 use crate::tcp::relay::{End, Readiness, Relay};
 use crate::timer::Tick;
-
-/// How long a peer of `accept_proxy` may take to send its header.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client of a listener with `sni` may take to send its TLS hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,13 +40,13 @@ impl Worker {
         let id = self.ids.draw();
         self.opened += 1;
         let key = Key::new(self.connections.vacant_key(), self.opened);
-        let awaits_header = fresh.peer.is_some_and(|peer| fresh.listener.expects_header_of(peer.ip()));
+        let awaits_header = fresh.peer.is_some_and(|peer| fresh.listener.config.expects_header_of(peer.ip()));
         let config = &fresh.listener.config;
         let setup = Setup {
             pool: fresh.listener.pool.clone(),
             listener: fresh.listener.clone(),
             step: Step::Header,
-            deadline: now.after(HEADER_TIMEOUT),
+            deadline: now.after(proxy_header::TIMEOUT),
             tried: Vec::new(),
             last_failure: None,
             received: Vec::new(),

@@ -23,10 +23,6 @@ const FOREIGN_KEYS: &[(&str, &str)] = &[
     ("sni", "leave it out: routes choose by the name of the host, `match = { host = \"a.example.com\" }`"),
     ("udp", "leave it out: HTTP is carried by TCP"),
     (
-        "accept_proxy",
-        "this version reads no PROXY header before HTTP: name the proxies in `trusted_proxies`, and let them send X-Forwarded-For",
-    ),
-    (
         "idle_timeout",
         "write `limits = { idle_timeout = \"60s\" }` for the time between requests, and `timeout = { idle = \"60s\" }` for bodies",
     ),

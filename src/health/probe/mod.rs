@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{Target, Tls};
 use crate::config::{Check, Endpoint, SendProxy, format_payload};
+use crate::proxy_header::{V1_UNKNOWN, V2_LOCAL};
 
 /// Bytes read of one backend in one check; a longer answer fails the check.
 const ANSWER_MAX: usize = 64 * 1024;
@@ -36,11 +37,6 @@ const WHY_MAX: usize = 200;
 const SHOWN_MAX: usize = 60;
 /// How long a backend may take to end the stream after we have left.
 const LEAVE_TIME: Duration = Duration::from_millis(500);
-/// PROXY protocol v2, command LOCAL, no addresses: "the connection was established by the proxy itself, such as a
-/// health check" (proxy-protocol.txt, 2.2).
-const PROXY_V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
-/// The same in version 1, which knows no LOCAL: the receiver uses the connection's own addresses (2.1).
-const PROXY_V1_UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
 
 /// Why a check failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,8 +178,8 @@ fn proxy_header(target: &Target) -> &'static [u8] {
     match target.pool.send_proxy {
         _ if target.pool.health.port.is_some() => b"",
         SendProxy::Off => b"",
-        SendProxy::V1 => PROXY_V1_UNKNOWN,
-        SendProxy::V2 | SendProxy::V2First => PROXY_V2_LOCAL,
+        SendProxy::V1 => V1_UNKNOWN,
+        SendProxy::V2 | SendProxy::V2First => V2_LOCAL,
     }
 }
 

@@ -7,9 +7,9 @@ use super::super::turn::Worker;
 use super::outlet::{Purpose, drop_reason, icmp_failure};
 use super::stage::{Header, Part};
 use crate::config::SendProxy;
+use crate::proxy_header;
 use crate::reason::DropReason;
 use crate::sys::datagram::{BATCH_MAX, Outbox, Received};
-use crate::tcp::proxy_header;
 use crate::udp::Peer;
 use crate::udp::table::Step;
 

@@ -97,8 +97,8 @@ async fn a_udp_check_is_not_answered_by_others() {
 #[tokio::test]
 async fn a_udp_check_says_in_a_proxy_header_that_it_is_one() {
     for (version, port_of_its_own, header) in [
-        (SendProxy::V2, false, PROXY_V2_LOCAL),
-        (SendProxy::V2First, false, PROXY_V2_LOCAL),
+        (SendProxy::V2, false, V2_LOCAL),
+        (SendProxy::V2First, false, V2_LOCAL),
         (SendProxy::V2, true, b""),
         (SendProxy::V1, false, b""),
         (SendProxy::Off, false, b""),

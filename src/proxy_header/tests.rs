@@ -193,11 +193,9 @@ fn headers_are_written_as_the_protocol_says() {
     let mut out = b"before".to_vec();
     write_v2(&mut out, ends("192.0.2.1:80", "10.0.0.1:5432"));
     assert_eq!(out[6..], v2([0x21, 0x11], &[192, 0, 2, 1, 10, 0, 0, 1, 0, 80, 0x15, 0x38]));
-    for write in [write_v2_local as fn(&mut Vec<u8>), |out| write_v2(out, None)] {
-        let mut out = Vec::new();
-        write(&mut out);
-        assert_eq!(out, v2([0x20, 0x00], &[]));
-    }
+    out.clear();
+    write_v2(&mut out, None);
+    assert_eq!(out, v2([0x20, 0x00], &[]));
 }
 
 fn address() -> impl Strategy<Value = SocketAddr> {

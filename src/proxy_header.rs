@@ -8,6 +8,7 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// The longest line of version 1, CRLF included.
 pub const V1_MAX_BYTES: usize = 107;
@@ -16,18 +17,27 @@ pub const V1_MAX_BYTES: usize = 107;
 /// certificate is the largest. The protocol itself would allow 65 551.
 pub const V2_MAX_BYTES: usize = V2_FIXED_BYTES + 4096;
 
+/// The header of version 1 that says nothing of the client: the receiver uses the connection's own addresses (2.1).
+pub const V1_UNKNOWN: &[u8] = b"PROXY UNKNOWN\r\n";
+
+/// The header of version 2 that says nothing of a client: "the connection was established by the proxy itself, such as a
+/// health check" (2.2).
+pub const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+
 const V1_START: &[u8] = b"PROXY ";
 const V2_SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family and protocol, length.
 const V2_FIXED_BYTES: usize = 16;
-const V2_LOCAL: u8 = 0x20;
+const V2_LOCAL_COMMAND: u8 = 0x20;
 const V2_PROXY: u8 = 0x21;
-const V2_UNSPECIFIED: u8 = 0x00;
 const V2_TCP4: u8 = 0x11;
 const V2_TCP6: u8 = 0x21;
 
-/// Source and destination of the connection that a header speaks of.
-type Ends = (SocketAddr, SocketAddr);
+/// How long a peer may take to send its header.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Source (the client) and destination (where it connected to) of the connection that a header speaks of.
+pub type Ends = (SocketAddr, SocketAddr);
 
 /// What the bytes so far amount to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +48,9 @@ pub enum Parsed {
     Done {
         /// Its length; the client's bytes begin behind it.
         consumed: usize,
-        /// Source (the client) and destination (where it connected to); None when the connection's own addresses
-        /// hold: UNKNOWN of version 1, LOCAL of version 2, and what is not TCP over IP.
-        source: Option<(SocketAddr, SocketAddr)>,
+        /// None when the connection's own addresses hold: UNKNOWN of version 1, LOCAL of version 2, and what is not
+        /// TCP over IP.
+        source: Option<Ends>,
     },
 }
 
@@ -60,10 +70,9 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
 }
 
 /// Appends a header of version 1. None, for a client without IP address (a unix socket), is written as UNKNOWN.
-pub fn write_v1(out: &mut Vec<u8>, ends: Option<(SocketAddr, SocketAddr)>) {
+pub fn write_v1(out: &mut Vec<u8>, ends: Option<Ends>) {
     let Some((source, destination)) = ends else {
-        out.extend_from_slice(b"PROXY UNKNOWN\r\n");
-        return;
+        return out.extend_from_slice(V1_UNKNOWN);
     };
     let mut line = String::with_capacity(V1_MAX_BYTES);
     let (from, to) = (source.port(), destination.port());
@@ -79,9 +88,9 @@ pub fn write_v1(out: &mut Vec<u8>, ends: Option<(SocketAddr, SocketAddr)>) {
 
 /// Appends a header of version 2. None, for a client without IP address (a unix socket), is written as LOCAL, which
 /// every receiver has to accept.
-pub fn write_v2(out: &mut Vec<u8>, ends: Option<(SocketAddr, SocketAddr)>) {
+pub fn write_v2(out: &mut Vec<u8>, ends: Option<Ends>) {
     let Some((source, destination)) = ends else {
-        return write_v2_local(out);
+        return out.extend_from_slice(V2_LOCAL);
     };
     match one_family(source.ip(), destination.ip()) {
         Family::V4(source, destination) => {
@@ -105,11 +114,6 @@ pub fn write_v2_datagram(out: &mut Vec<u8>, source: SocketAddr, destination: Soc
     write_v2(out, Some((source, destination)));
     // The lower half of the byte is the transport (2.2): 1 = STREAM, 2 = DGRAM.
     out[family] += 1;
-}
-
-/// Appends a header of version 2 for a connection that is the proxy's own, such as a health check.
-pub fn write_v2_local(out: &mut Vec<u8>) {
-    write_v2_start(out, V2_LOCAL, V2_UNSPECIFIED, 0);
 }
 
 fn write_v2_start(out: &mut Vec<u8>, command: u8, family: u8, length: u16) {
@@ -246,7 +250,9 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Malformed> {
     let start = &bytes[..bytes.len().min(V2_SIGNATURE.len())];
     let command = bytes.get(12).copied();
     let kind = bytes.get(13).copied();
-    if !V2_SIGNATURE.starts_with(start) || command.is_some_and(|command| !matches!(command, V2_LOCAL | V2_PROXY)) {
+    if !V2_SIGNATURE.starts_with(start)
+        || command.is_some_and(|command| !matches!(command, V2_LOCAL_COMMAND | V2_PROXY))
+    {
         return Err(Malformed);
     }
     // What LOCAL says of family and protocol is ignored.
