@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use harness::http::{Message, Peer, get, listener, pool, reply, request, site};
-use harness::{Backend, Evener, SOON, wait_until};
+use harness::{Backend, Evener, SOON, free_port, http_get, wait_until};
 
 const ONE_THREAD: &str = "[process]\nworkers = 1\n";
 
@@ -29,6 +29,32 @@ fn asked(port: u16, bytes: &str) -> Message {
 /// A route of listener `web` that does this.
 fn route(name: &str, keys: &str) -> String {
     format!("[[route]]\nname = \"{name}\"\nlistener = \"web\"\n{keys}\n\n")
+}
+
+#[test]
+fn counts_of_what_a_reload_has_removed_are_gone_and_the_others_stay() {
+    let (backend, metrics) = (Backend::webs("a"), free_port());
+    let process = format!("[process]\nworkers = 1\nmetrics = \"127.0.0.1:{metrics}\"\n");
+    let web = site("", "", "", &[&backend]) + &route("tea", "pool = \"web\"\nmatch = { path = \"/tea\" }");
+    let old =
+        (listener("") + &route("gone", "pool = \"web\"")).replace("web]", "old]").replace("r = \"web\"", "r = \"old\"");
+    let evener = Evener::start(&(process.clone() + &web + &old));
+    let counted = || -> Vec<String> {
+        let (_, text) = http_get(metrics, "/metrics").unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("evener_http_requests_total{"));
+        let mut counted: Vec<String> = lines.map(str::to_owned).collect();
+        counted.sort();
+        counted
+    };
+    let line = |listener: &str, route: &str, code: u16| {
+        format!("evener_http_requests_total{{listener=\"{listener}\",route=\"{route}\",code=\"{code}\"}} 1")
+    };
+    let ask = |listener: &str, path: &str| asked(evener.port(listener), &get(path)).status();
+    assert_eq!([ask("web", "/"), ask("web", "/tea"), ask("old", "/"), ask("old", "/%00")], [200, 200, 200, 400]);
+    let all = [line("old", "", 400), line("old", "gone", 200), line("web", "all", 200), line("web", "tea", 200)];
+    wait_until(SOON, "all are counted", || counted() == all);
+    evener.reload(&(process.clone() + &site("", "", "", &[&backend])));
+    wait_until(SOON, "what is gone is not counted any more", || counted() == [line("web", "all", 200)]);
 }
 
 // --- Choice ---------------------------------------------------------------------------------------------------------------

@@ -77,6 +77,11 @@ impl Budgets {
         *saved = (*saved + f32::from(retry.budget.0) / 100.0).min(RETRIES_SAVED_MAX);
     }
 
+    /// Forgets all other pools.
+    pub fn retain(&self, stays: impl Fn(PoolId) -> bool) {
+        self.0.borrow_mut().retain(|pool, _| stays(*pool));
+    }
+
     /// Whether there is one.
     pub fn has_one(&self, pool: PoolId) -> bool {
         self.0.borrow().get(&pool).is_some_and(|saved| *saved >= 1.0)

@@ -97,7 +97,11 @@ impl Registry {
             state.tables.clear();
             state.policies = state.kept.prepare(gateway);
             let routes = &gateway.routes;
-            state.stats.retain(|(_, name), _| name.is_empty() || routes.iter().any(|route| route.name == *name));
+            state.stats.retain(|(listener, name), _| {
+                let is_of =
+                    |route: &Arc<Route>| route.listener == *listener && [&route.name, ""].contains(&name.as_str());
+                routes.iter().any(is_of)
+            });
         }
         if let Some(table) = state.tables.get(listener) {
             return table.clone();
@@ -129,6 +133,11 @@ impl Registry {
             *known = Arc::new(Mutex::new(Breaker::new(rules)));
         }
         Some(known.clone())
+    }
+
+    /// Forgets the breakers of all other pools.
+    pub fn retain(&self, stays: impl Fn(PoolId) -> bool) {
+        self.lock().breakers.retain(|pool, _| stays(*pool));
     }
 
     /// What was counted so far.

@@ -215,12 +215,16 @@ impl Thread {
         self.sites.borrow_mut().table(&self.shared.registry, threads, &snapshot.gateway, &site.config.name)
     }
 
-    /// Makes the routes of the file ready before a request needs them, and begins to fetch keys.
+    /// Makes the routes of the file ready before a request needs them, begins to fetch keys, and forgets pools that are gone.
     fn prepare(&self) {
         let snapshot = self.snapshot();
         for site in snapshot.sites() {
             self.table(&snapshot, site);
         }
+        let is_there = |pool: PoolId| snapshot.pool(pool).is_some();
+        self.cursors.borrow_mut().retain(|pool, _| is_there(*pool));
+        self.budgets.retain(is_there);
+        self.shared.registry.retain(is_there);
     }
 
     /// Its own counts.
