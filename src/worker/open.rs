@@ -20,6 +20,7 @@ use crate::limit::ClientKey;
 use crate::proxy_header::{self, Parsed};
 use crate::reason::{CloseReason, ConnectFailure};
 use crate::snapshot::Pool;
+use crate::sys::process;
 use crate::tcp::hello;
 use crate::tcp::relay::{End, Readiness, Relay};
 use crate::timer::Tick;
@@ -81,7 +82,12 @@ impl Worker {
             report_at: if self.options.access == Access::All { now.after(REPORT_INTERVAL) } else { NEVER },
         };
         let fd = connection.client.as_raw_fd();
+        let room = self.connections.capacity();
         self.connections.insert(connection);
+        if self.connections.capacity() > room {
+            // What the table was before it grew, and what setting those in it up took, goes back to the system.
+            process::release_free_memory();
+        }
         if self.watch(fd, key, Side::Client).is_err() {
             return self.close(key, End::reset(CloseReason::ResourceExhausted));
         }
