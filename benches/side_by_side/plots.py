@@ -83,7 +83,7 @@ def panels(count, height):
 
 def head(axes, heading, below):
     axes.set_title(f"{heading}\n", fontweight="bold")
-    axes.text(0, 1.02, below, transform=axes.transAxes, color=QUIET, va="bottom")
+    axes.annotate(below, (0, 1), (0, 4), "axes fraction", "offset points", color=QUIET, va="bottom")
 
 
 def short(value, _):
