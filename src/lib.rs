@@ -18,7 +18,7 @@
 //!     udp      -> balance config handover id limit reason snapshot stats sys timer
 //! L4  worker   -> access balance config engine handover id limit proxy_header queue reason snapshot stats sys tcp timer udp
 //!     health   -> config id proxy_header tls
-//!     gateway  -> access balance config engine id limit proxy_header reason snapshot stats sys
+//!     gateway  -> access balance config engine id limit proxy_header queue reason snapshot stats sys
 //! L5  control  -> access api balance config engine gateway handover health id limit reason snapshot stats sys tls worker
 //! L6  cli      -> api config control gateway sys
 //!     main     -> cli sys
@@ -58,8 +58,8 @@
 //! pipe, after those who say little. What is left when the budget is spent goes on the run queue, for no new edge will
 //! come. Around TLS `tcp::tls` has a session for each side that speaks it, and the relay sees what is inside. A FIN is passed
 //! on when everything before it has been; then the other side has its own deadline. `worker::tcp::close` is the end: it gives
-//! the pipes back, resets or closes both sockets, counts and logs the reason, gives the reserved places back and calls
-//! whoever is next in the queue.
+//! the pipes back, resets or closes both sockets, counts and logs the reason, and gives the reserved places back, which
+//! calls whoever is next in the queue.
 //!
 //! **A datagram.** `worker::udp` finds an inlet readable (a listener's socket of this worker, where the kernel brings all
 //! datagrams of a client) and receives a batch into its arena. `udp::Table` finds each one's flow or opens one: allow and
@@ -79,10 +79,11 @@
 //! ended. `gateway::motion` tells whether it still moves and is in time. The requests of a turn go in step, all heads
 //! first, because one alone takes more code than the caches hold. An idle client keeps its socket and little else.
 //!
-//! **A place in the queue.** A connection that finds all backends of its pool full joins the pool's line with its worker
-//! and token. Whoever gives a place back, or sees a new snapshot, calls the first in line by a message into its worker's
-//! mailbox; one at a time, so that nobody overtakes. Called, it picks: served, it leaves and calls the next; in vain, it
-//! is the first in line again. Its time-out and its client's going away leave the line by the one exit.
+//! **A place in the queue.** A connection or a request that finds all backends of its pool full joins the pool's line,
+//! with the waker that tells it of its turn: a message into a worker's mailbox, or a task. A place that is given back calls
+//! the first in line, and so does a new snapshot; one at a time, so that nobody overtakes. Called, it picks: served, it
+//! leaves, which calls the next; in vain, it is the first in line again. Its time-out and its client's going away leave the
+//! line, too.
 //!
 //! **A reload, a verdict, an override.** A signal, a request, a check's verdict, a worker's note, a resolver's answer,
 //! a file of backends: all of them are messages to the supervisor. A reload reads and validates the file, binds what is

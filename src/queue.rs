@@ -1,4 +1,4 @@
-//! Who waits for a backend of a pool, over all workers: first come, first served.
+//! Who waits for a backend of a pool, over all threads of all engines: first come, first served.
 //!
 //! A waiter stays counted until it has been served or has gone, also while its turn is on the way to it. So a newcomer
 //! that sees a count knows that it has to line up, and nobody overtakes.
@@ -6,17 +6,13 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
-/// A connection that waits: its worker, and what that worker knows it by.
+/// A place in a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Waiter {
-    /// The worker's number.
-    pub worker: usize,
-    /// The worker's token.
-    pub token: usize,
-}
+pub struct Ticket(u64);
 
-/// The waiters of a pool. One at a time is called to look whether a place is free.
+/// The waiters of a pool. One at a time is called to look whether a backend has a place.
 #[derive(Debug, Default)]
 pub struct Queue {
     len: AtomicU32,
@@ -30,6 +26,14 @@ struct Line {
     called: Option<Waiter>,
     /// Somebody wanted to call meanwhile: the one that is called may have looked too early.
     call_again: bool,
+    /// The last ticket.
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: Ticket,
+    waker: Waker,
 }
 
 impl Queue {
@@ -47,48 +51,70 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Lines up at the end, unless `max` wait already.
-    pub fn join(&self, waiter: Waiter, max: u32) -> bool {
+    /// Lines up at the end, unless `max` wait already; `waker` is called when it is its turn. A place may have come free
+    /// between the look at the backends and this: so the first in line is called at once.
+    pub fn join(&self, waker: Waker, max: u32) -> Option<Ticket> {
         let mut line = self.lock();
         if self.len.load(SeqCst) >= max {
-            return false;
+            return None;
         }
         self.len.fetch_add(1, SeqCst);
-        line.waiting.push_back(waiter);
-        true
+        line.last += 1;
+        let ticket = Ticket(line.last);
+        line.waiting.push_back(Waiter { ticket, waker });
+        drop(line);
+        self.call();
+        Some(ticket)
     }
 
-    /// Calls the first in line, who answers with [`Self::back`] or [`Self::leave`]. Until then nobody else is called.
-    pub fn call(&self) -> Option<Waiter> {
+    /// A place may have come free: the first in line is called to look, and answers with [`Self::back`] or
+    /// [`Self::leave`]. Until then nobody else is called.
+    #[inline]
+    pub fn call(&self) {
+        if !self.is_empty() {
+            self.call_first();
+        }
+    }
+
+    #[cold]
+    fn call_first(&self) {
         let mut line = self.lock();
         if line.called.is_some() {
             line.call_again = true;
-            return None;
+            return;
         }
         line.called = line.waiting.pop_front();
-        line.called
+        let waker = line.called.as_ref().map(|waiter| waiter.waker.clone());
+        drop(line);
+        waker.into_iter().for_each(Waker::wake);
     }
 
-    /// The one that was called found nothing free and is the first in line again. True when it should be called once
-    /// more, because a place came free meanwhile.
-    pub fn back(&self) -> bool {
+    /// The one that was called found nothing free and is the first in line again; it is called once more when a place
+    /// has come free meanwhile.
+    pub fn back(&self) {
         let mut line = self.lock();
         if let Some(waiter) = line.called.take() {
             line.waiting.push_front(waiter);
         }
-        std::mem::take(&mut line.call_again)
+        let call_again = std::mem::take(&mut line.call_again);
+        drop(line);
+        if call_again {
+            self.call();
+        }
     }
 
-    /// Served, or gone.
-    pub fn leave(&self, waiter: Waiter) {
+    /// Served, or gone. Whoever goes while it is called leaves its turn to the next.
+    pub fn leave(&self, ticket: Ticket) {
         let mut line = self.lock();
-        if line.called == Some(waiter) {
+        self.len.fetch_sub(1, SeqCst);
+        if line.called.as_ref().is_some_and(|called| called.ticket == ticket) {
             line.called = None;
             line.call_again = false;
-        } else if let Some(at) = line.waiting.iter().position(|other| *other == waiter) {
+            drop(line);
+            self.call();
+        } else if let Some(at) = line.waiting.iter().position(|other| other.ticket == ticket) {
             line.waiting.remove(at);
         }
-        self.len.fetch_sub(1, SeqCst);
     }
 
     fn lock(&self) -> MutexGuard<'_, Line> {
@@ -99,37 +125,67 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
 
-    fn waiter(token: usize) -> Waiter {
-        Waiter { worker: 0, token }
+    /// Who counts how often it was called.
+    #[derive(Default)]
+    struct Calls(AtomicUsize);
+
+    impl Wake for Calls {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn join(queue: &Queue, max: u32) -> Option<(Ticket, Arc<Calls>)> {
+        let calls = Arc::new(Calls::default());
+        queue.join(calls.clone().into(), max).map(|ticket| (ticket, calls))
+    }
+
+    fn calls(waiters: &[&Arc<Calls>]) -> Vec<usize> {
+        waiters.iter().map(|calls| calls.0.load(SeqCst)).collect()
     }
 
     #[test]
     fn the_first_to_come_is_the_first_to_be_called_and_counts_until_it_has_left() {
         let queue = Queue::default();
-        assert!(queue.join(waiter(1), 2) && queue.join(waiter(2), 2));
-        assert!(!queue.join(waiter(3), 2), "the queue has a limit");
-        assert_eq!(queue.call(), Some(waiter(1)));
-        assert_eq!(queue.call(), None, "one at a time, so that nobody overtakes");
+        let (a, of_a) = join(&queue, 2).expect("it is empty");
+        let (b, of_b) = join(&queue, 2).expect("one waits");
+        assert!(join(&queue, 2).is_none(), "the queue has a limit");
+        let counts = || calls(&[&of_a, &of_b]);
+        assert_eq!(counts(), [1, 0], "a looks itself, since a place may have come free meanwhile");
         assert_eq!(queue.len(), 2, "called but not served");
-        assert!(queue.back(), "somebody called meanwhile");
-        assert_eq!(queue.call(), Some(waiter(1)));
-        assert!(!queue.back());
-        assert_eq!(queue.call(), Some(waiter(1)));
-        queue.leave(waiter(1));
-        assert_eq!(queue.call(), Some(waiter(2)));
-        queue.leave(waiter(2));
+        queue.back();
+        assert_eq!(counts(), [2, 0], "when b came it may have looked already");
+        queue.call();
+        queue.call();
+        assert_eq!(counts(), [2, 0], "one at a time, so that nobody overtakes");
+        queue.back();
+        assert_eq!(counts(), [3, 0], "somebody called meanwhile");
+        queue.back();
+        assert_eq!(counts(), [3, 0], "nobody did");
+        queue.call();
+        queue.leave(a);
+        assert_eq!(counts(), [4, 1], "the one that is served calls the next");
+        queue.leave(b);
         assert!(queue.is_empty());
-        assert_eq!(queue.call(), None);
+        queue.call();
+        assert_eq!(counts(), [4, 1]);
     }
 
     #[test]
     fn whoever_goes_before_its_turn_leaves_the_others_in_their_order() {
         let queue = Queue::default();
-        assert!((1..=3).all(|token| queue.join(waiter(token), 10)));
-        queue.leave(waiter(2));
-        assert_eq!(queue.call(), Some(waiter(1)));
-        queue.leave(waiter(1));
-        assert_eq!(queue.call(), Some(waiter(3)));
+        let waiters: Vec<_> = (0..3).map(|_| join(&queue, 10).expect("there is room")).collect();
+        let counts = || calls(&[&waiters[0].1, &waiters[1].1, &waiters[2].1]);
+        queue.leave(waiters[1].0);
+        assert_eq!(counts(), [1, 0, 0]);
+        queue.leave(waiters[0].0);
+        assert_eq!(counts(), [1, 0, 1], "its turn goes on when it goes while it is called");
+        queue.back();
+        queue.call();
+        assert_eq!(counts(), [1, 0, 2]);
     }
 }

@@ -378,7 +378,7 @@ impl Drop for ListenerSlot {
     }
 }
 
-/// A place among a backend's connections: reserved before connecting, given back on drop.
+/// A place among a backend's connections: reserved before connecting, given back on drop, which calls whoever waits for it.
 #[derive(Debug)]
 pub struct BackendSlot(Arc<BackendStats>);
 
@@ -405,6 +405,7 @@ impl BackendSlot {
 impl Drop for BackendSlot {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Relaxed);
+        self.0.pool.queue.call();
     }
 }
 

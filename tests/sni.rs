@@ -117,12 +117,6 @@ fn reached(port: u16, bytes: &[u8]) -> String {
     reach(port, bytes).1
 }
 
-fn queue_length(evener: &Evener, pool: &str) -> u64 {
-    let status = evener.status();
-    let pools = status["pools"].as_array().unwrap();
-    pools.iter().find(|one| one["name"] == pool).map_or(0, |one| one["queue"]["length"].as_u64().unwrap())
-}
-
 // --- Real ones ------------------------------------------------------------------------------------------------------------
 
 /// `openssl s_server` with a certificate of its own for a name; it answers GET. Ended when dropped.
@@ -383,6 +377,8 @@ fn a_client_that_keeps_its_hello_back_is_refused_after_five_seconds_and_holds_it
     let port = evener.port("web");
     let begun = now();
     let (mut silent, mut slow) = (connect(port), connect(port));
+    let active = || evener.status()["listeners"][0]["connections"]["active"].clone();
+    wait_until(SOON, "both have their places", || active() == 2);
     slow.write_all(&hello("a.example.com")[..30]).unwrap();
     let (mut served, name) = reach(port, &hello("a.example.com"));
     assert_eq!(name, "a");
@@ -439,12 +435,12 @@ fn clients_in_a_queue_go_where_a_reload_sends_them() {
         assert_eq!(name, "a");
         let mut waiting: Vec<TcpStream> = (0..3).map(|_| connect(port)).collect();
         waiting.iter_mut().for_each(|client| client.write_all(&hello).unwrap());
-        wait_until(SOON, "three wait", || queue_length(&evener, "a") == 3);
+        wait_until(SOON, "three wait", || evener.queue_length("a") == 3);
         reset(waiting.pop().unwrap());
-        wait_until(SOON, "one has gone", || queue_length(&evener, "a") == 2);
+        wait_until(SOON, "one has gone", || evener.queue_length("a") == 2);
         evener.reload(&file);
         waiting.iter_mut().for_each(|client| assert_eq!(answer(client, &hello), "b"));
-        wait_until(SOON, "nobody waits", || queue_length(&evener, "a") == 0);
+        wait_until(SOON, "nobody waits", || evener.queue_length("a") == 0);
         assert_eq!(exchange(&mut first, b"still").unwrap(), b"still");
         drop(first);
         evener.reload(&self::file(port, "sni = { \"a.example.com\" = \"a\" }", &pools));

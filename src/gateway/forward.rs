@@ -16,6 +16,7 @@ use super::backend::{self, Link, Sent};
 use super::body::{Carrier, Intake, RequestBody, ResponseBody, Source};
 use super::client::{Client, UnderWay};
 use super::forwarded::Announced;
+use super::line::Waiting;
 use super::message::{Answer, Head};
 use super::motion::Motion;
 use super::record::Record;
@@ -33,8 +34,6 @@ use crate::stats::BackendSlot;
 
 /// A connection that was idle for less is not looked upon as one that the backend may be closing just now.
 const FRESH: Duration = Duration::from_secs(1);
-/// How often somebody who waits for a place looks by himself: places also come free on other threads.
-const QUEUE_LOOK: Duration = Duration::from_millis(10);
 
 /// A request that is ready to be sent.
 pub struct Outgoing<'r> {
@@ -58,7 +57,8 @@ struct Tries<'r> {
     /// By which the request is watched.
     motion: Rc<Motion>,
     route: &'r Route,
-    pool: &'r Arc<Pool>,
+    /// As it is now.
+    pool: Arc<Pool>,
     /// The hash of the client's address.
     key: u64,
     /// Backends that failed for this request.
@@ -93,7 +93,7 @@ pub async fn forward(
     thread.budgets.earn(pool.id, route.retry.as_ref());
     loop {
         let (backend, place) = tries.choose(named.as_deref()).await?;
-        let Some((mut link, idle)) = tries.connect(backend).await? else { continue };
+        let Some((mut link, idle)) = tries.connect(&backend).await? else { continue };
         record.attempts += 1;
         let may_break = idle.is_some_and(|idle| idle >= FRESH) && !tries.reused_broke;
         let may_go_again = may_repeat && (may_break || route.retry.is_some());
@@ -127,19 +127,18 @@ pub async fn forward(
             Some(Sent::Response(answer)) => {
                 let status = answer.status;
                 if !may_go_again || !tries.may_retry(|on| on.statuses.contains(&status)) {
-                    let arrival = Arrival { client, route, pool, backend, place, link };
+                    let arrival = Arrival { client, route, pool: &tries.pool, backend: &backend, place, link };
                     return arrival.take(record, answer, outgoing.is_upgrade);
                 }
-                note_status(thread, pool, backend, status);
+                note_status(thread, &tries.pool, &backend, status);
                 (Refusal::BackendFailed, |_| true)
             }
         };
         drop(place);
-        thread.lines.call(pool.id);
         if !may_go_again || !tries.may_retry(applies) {
             return Err(failed);
         }
-        tries.note_retry(backend);
+        tries.note_retry(&backend);
     }
 }
 
@@ -155,37 +154,50 @@ impl<'r> Tries<'r> {
         let deadline = route.timeout.request.map(|limit| began + limit);
         let (tried, connects, retries, reused_broke) = (Vec::new(), 0, 0, false);
         let (thread, motion) = (&client.thread, client.motion().clone());
-        Self { thread, motion, route, pool, key, tried, connects, retries, reused_broke, may_repeat, deadline }
-    }
-
-    /// A backend with a place on it; waits for one where the pool has a queue.
-    async fn choose(&mut self, named: Option<&str>) -> Result<(&'r Arc<Backend>, BackendSlot), Refusal> {
-        let queue = self.pool.config.queue;
-        let mut waiting = None;
-        loop {
-            match self.pick(named) {
-                Ok(chosen) => return Ok(chosen),
-                Err(Refusal::PoolFull) if queue.max > 0 => {}
-                Err(refusal) => return Err(refusal),
-            }
-            let now = self.thread.clock.now();
-            let (line, since) = match &waiting {
-                Some(waiting) => waiting,
-                None => waiting.insert((self.thread.lines.join(self.pool).ok_or(Refusal::PoolFull)?, now)),
-            };
-            let left = queue.timeout.saturating_sub(now - *since);
-            if left.is_zero() {
-                return Err(Refusal::PoolFull);
-            }
-            let _ = tokio::time::timeout(left.min(QUEUE_LOOK), line.turn()).await;
+        Self {
+            thread,
+            motion,
+            route,
+            pool: pool.clone(),
+            key,
+            tried,
+            connects,
+            retries,
+            reused_broke,
+            may_repeat,
+            deadline,
         }
     }
 
-    fn pick(&mut self, named: Option<&str>) -> Result<(&'r Arc<Backend>, BackendSlot), Refusal> {
+    /// A backend with a place on it; waits for one where the pool has a queue, and overtakes nobody there.
+    async fn choose(&mut self, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
+        if self.pool.stats.queue.is_empty() {
+            match self.pick(named) {
+                Err(Refusal::PoolFull) if self.pool.config.queue.max > 0 => {}
+                outcome => return outcome,
+            }
+        }
+        let waiting = Waiting::join(&self.pool).ok_or(Refusal::PoolFull)?;
+        let limit = self.left().unwrap_or(Duration::MAX).min(self.pool.config.queue.timeout);
+        let due = self.thread.clock.now() + limit;
+        loop {
+            tokio::time::timeout_at(due.into(), waiting.turn()).await.map_err(|_| Refusal::PoolFull)?;
+            // Who waits goes by what a reload or a check has changed meanwhile.
+            if let Some(pool) = self.thread.snapshot().pool(self.pool.id) {
+                self.pool = pool.clone();
+            }
+            match self.pick(named) {
+                Err(Refusal::PoolFull) => waiting.back(),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn pick(&mut self, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
         if let Some(name) = named
-            && let Some(chosen) = self.pool.pick_named(name, &self.tried)
+            && let Some((backend, place)) = self.pool.pick_named(name, &self.tried)
         {
-            return Ok(chosen);
+            return Ok((backend.clone(), place));
         }
         let index = self.thread.index as u32;
         let picked = {
@@ -194,7 +206,7 @@ impl<'r> Tries<'r> {
             self.pool.pick(self.key, &self.tried, cursor, &mut self.thread.rng.borrow_mut())
         };
         match picked {
-            Pick::Backend(backend, place) => Ok((backend, place)),
+            Pick::Backend(backend, place) => Ok((backend.clone(), place)),
             Pick::Full => Err(Refusal::PoolFull),
             Pick::Nobody if self.tried.is_empty() => {
                 self.pool.stats.cell(self.thread.index).no_backend.add(1);
@@ -220,7 +232,7 @@ impl<'r> Tries<'r> {
         }
         let cell = backend.stats.cell(thread.index);
         // Seldom needed, and large.
-        let failure = match Box::pin(backend::connect(self.pool, backend, &thread.links)).await {
+        let failure = match Box::pin(backend::connect(&self.pool, backend, &thread.links)).await {
             Ok(link) => {
                 let took = thread.clock.now() - began;
                 backend.stats.note_connect(took);
@@ -237,7 +249,6 @@ impl<'r> Tries<'r> {
         if failure.blames_backend() {
             (thread.shared.notes)(Note::ConnectFailed { backend: backend.id, failure });
         }
-        thread.lines.call(self.pool.id);
         let refusal = match failure {
             ConnectFailure::Timeout => Refusal::BackendTimeout,
             _ => Refusal::BackendFailed,
@@ -320,7 +331,7 @@ impl Arrival<'_> {
             client.switch(Tunnel { backend: link.into_io(), place, idle: route.timeout.idle });
             return Ok(answer.with(|_| ResponseBody::whole(super::client::NOTHING)));
         }
-        record.hold(place, pool.id);
+        record.hold(place);
         let source = |incoming: Option<Incoming>| match link {
             Link::Http1(link) => {
                 let (thread, speech) = (client.thread.clone(), pool.config.http.speech);

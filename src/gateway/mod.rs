@@ -12,6 +12,7 @@
 mod backend;
 mod body;
 pub mod breaker;
+mod budgets;
 pub mod canonical;
 mod client;
 mod clock;

@@ -15,7 +15,6 @@ use super::refusal::Refusal;
 use super::sites::SiteTable;
 use crate::access::{Event, EventKind, Request};
 use crate::config::Access;
-use crate::id::PoolId;
 use crate::snapshot::Backend;
 use crate::stats::{BackendSlot, BackendStats};
 
@@ -44,7 +43,7 @@ pub struct Record {
     pub intake: Rc<Intake>,
     /// Who answers, if the place is held by somebody else.
     backend: Option<Arc<BackendStats>>,
-    place: Option<(BackendSlot, PoolId)>,
+    place: Option<BackendSlot>,
     status: StatusCode,
     first_byte: Option<Duration>,
     bytes_out: u64,
@@ -114,8 +113,8 @@ impl Record {
     }
 
     /// Whose place this is answers: it is held until the end.
-    pub fn hold(&mut self, place: BackendSlot, pool: PoolId) {
-        self.place = Some((place, pool));
+    pub fn hold(&mut self, place: BackendSlot) {
+        self.place = Some(place);
     }
 
     /// The answer begins.
@@ -164,15 +163,13 @@ impl Drop for Record {
             self.client.on_reset();
         }
         let bytes_in = self.intake.bytes.get();
-        if let Some((place, pool)) = self.place.take() {
+        if let Some(place) = self.place.take() {
             let cell = place.stats().cell(thread.index);
             cell.bytes_in.add(bytes_in);
             cell.bytes_out.add(self.bytes_out);
             if thread.shared.access != Access::Off {
                 self.backend = Some(place.stats().clone());
             }
-            drop(place);
-            thread.lines.call(pool);
         }
         let cell = self.client.site.stats.cell(thread.index);
         cell.bytes_in.add(bytes_in);

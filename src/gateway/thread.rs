@@ -17,12 +17,12 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Shared;
 use super::backend::Idle;
+use super::budgets::Budgets;
 use super::client;
 use super::clock::Clock;
 use super::door::Door;
 use super::greeting::Ends;
 use super::io::Raw;
-use super::line::{Budgets, Lines};
 use super::links::Links;
 use super::sites::{SiteTable, Sites};
 use super::watch::Leash;
@@ -71,8 +71,6 @@ pub struct Thread {
     listening: RefCell<Vec<(ListenerId, Bind, Rc<Notify>)>>,
     /// There is something to look through again.
     has_work: Notify,
-    /// Requests that wait for a place in a pool.
-    pub lines: Lines,
     /// What pools have for retries.
     pub budgets: Budgets,
     /// When connections end that come although the process goes away: the last ones of a backlog.
@@ -120,7 +118,6 @@ impl Thread {
             leashes: RefCell::default(),
             listening: RefCell::default(),
             has_work: Notify::new(),
-            lines: Lines::default(),
             budgets: Budgets::default(),
             leaving: Cell::new(None),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),

@@ -2,20 +2,20 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::task::Wake;
 use std::time::Duration;
 
 use super::connection::Step;
-use super::mailbox::Message;
+use super::mailbox::{Mailbox, Message};
 use super::token::{Key, Source};
 use super::turn::Worker;
 use crate::balance::{self, Cursor};
 use crate::config::Endpoint;
 use crate::engine::Note;
 use crate::id::Side;
-use crate::queue::Waiter;
 use crate::reason::{CloseReason, ConnectFailure};
 use crate::snapshot::{Backend, Pick, Pool};
-use crate::stats::{BackendSlot, PoolStats};
+use crate::stats::BackendSlot;
 use crate::sys::socket::Socket;
 use crate::tcp::relay::End;
 
@@ -155,59 +155,50 @@ impl Worker {
         if failure.blames_backend() {
             (self.notes)(Note::ConnectFailed { backend: backend.id, failure });
         }
-        self.call_next(&backend.pool);
     }
 
     pub fn line_up(&mut self, key: Key, pool: &Pool) {
         let queue = &pool.config.queue;
-        if !pool.stats.queue.join(self.waiter(key), queue.max) {
-            return self.close(key, End::reset(CloseReason::QueueFull));
+        let turn = Turn { mailboxes: self.mailboxes.clone(), worker: self.index, token: key.token(Side::Client) };
+        match pool.stats.queue.join(Arc::new(turn).into(), queue.max) {
+            Some(ticket) => self.wait(key, Step::Queue(ticket), queue.timeout),
+            None => self.close(key, End::reset(CloseReason::QueueFull)),
         }
-        self.wait(key, Step::Queue, queue.timeout);
-        // A place may have come free between the look at the backends and the queue: let the first one look again.
-        self.call_next(&pool.stats);
     }
 
     /// This connection is the first in line now.
     pub fn on_turn(&mut self, token: usize) {
         let Source::Connection(key, _) = Source::of(token) else { return };
         let Some(setup) = self.find(key).and_then(|connection| connection.setup.as_ref()) else { return };
-        if setup.step != Step::Queue {
-            return;
-        }
+        let Step::Queue(ticket) = setup.step else { return };
         let pool = setup.pool.stats.clone();
         match self.try_backends(key) {
             Outcome::Full(full) if full.id == pool.id => {
-                if pool.queue.back() {
-                    self.call_next(&pool);
-                }
+                pool.queue.back();
             }
             outcome => {
-                pool.queue.leave(self.waiter(key));
+                pool.queue.leave(ticket);
                 if let Some(setup) = &mut self.connections[key.slot as usize].setup
-                    && setup.step == Step::Queue
+                    && setup.step == Step::Queue(ticket)
                 {
                     setup.step = Step::Pause;
                 }
                 self.follow(key, outcome);
-                self.call_next(&pool);
             }
         }
     }
+}
 
-    /// Calls whoever is first in the pool's queue.
-    pub fn call_next(&mut self, pool: &PoolStats) {
-        if pool.queue.is_empty() {
-            return;
-        }
-        if let Some(waiter) = pool.queue.call() {
-            self.mailboxes[waiter.worker].put(Message::Turn(waiter.token));
-        }
-    }
+/// A connection's turn in a queue, which its worker is told.
+struct Turn {
+    mailboxes: Arc<[Mailbox]>,
+    worker: usize,
+    token: usize,
+}
 
-    /// What the queue knows a connection by.
-    pub fn waiter(&self, key: Key) -> Waiter {
-        Waiter { worker: self.index, token: key.token(Side::Client) }
+impl Wake for Turn {
+    fn wake(self: Arc<Self>) {
+        self.mailboxes[self.worker].put(Message::Turn(self.token));
     }
 }
 

@@ -8,6 +8,7 @@ use rustls::pki_types::ServerName;
 
 use super::token::Key;
 use crate::id::BackendId;
+use crate::queue::Ticket;
 use crate::reason::{CloseReason, ConnectFailure};
 use crate::snapshot::{Listener, Pool};
 use crate::stats::{BackendSlot, ListenerSlot};
@@ -105,7 +106,7 @@ pub enum Step {
     /// The client's part in the handshake of TLS.
     Handshake,
     /// A backend under its limit.
-    Queue,
+    Queue(Ticket),
     /// The backend's answer; connecting since then.
     Connect(Duration),
     /// The backend's part in the handshake of TLS; connecting since then.

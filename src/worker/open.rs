@@ -140,7 +140,7 @@ impl Worker {
         match setup.step {
             Step::Header => self.close(key, End::reset(CloseReason::BadProxyHeader)),
             Step::Hello(_) => self.close(key, End::reset(CloseReason::ClientHelloTimeout)),
-            Step::Queue => self.close(key, End::reset(CloseReason::QueueTimeout)),
+            Step::Queue(_) => self.close(key, End::reset(CloseReason::QueueTimeout)),
             Step::Handshake => self.close(key, End::reset(CloseReason::TlsHandshakeTimeout)),
             Step::Connect(_) | Step::Secure(_) => self.attempt_failed(key, ConnectFailure::Timeout),
             Step::Pause => self.choose(key),

@@ -216,11 +216,9 @@ impl Worker {
         }
         self.workers[self.index].active.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         if let Some(setup) = &connection.setup
-            && setup.step == Step::Queue
+            && let Step::Queue(ticket) = setup.step
         {
-            let pool = &setup.pool.stats;
-            pool.queue.leave(self.waiter(key));
-            self.call_next(pool);
+            setup.pool.stats.queue.leave(ticket);
         }
         let Connection { place, client, backend, relay, .. } = connection;
         drop((client, backend));
@@ -231,7 +229,6 @@ impl Worker {
             if end.reason == CloseReason::BackendReset && relay.bytes() == 0 {
                 (self.notes)(Note::EarlyReset { backend: stats.id });
             }
-            self.call_next(&stats.pool);
         }
     }
 

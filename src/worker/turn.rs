@@ -238,7 +238,7 @@ impl Worker {
         self.cursors.retain(|id, _| self.snapshot.pool(*id).is_some());
         // Also those that are gone: who waits there has another pool now.
         for pool in before.pools() {
-            self.call_next(&pool.stats);
+            pool.stats.queue.call();
         }
     }
 

@@ -392,6 +392,13 @@ impl Evener {
         self.backend(pool, backend)["state"].as_str().unwrap_or("absent").to_owned()
     }
 
+    /// How many wait for a backend; 0 for a pool that is gone.
+    pub fn queue_length(&self, pool: &str) -> u64 {
+        let status = self.status();
+        let pools = status["pools"].as_array().unwrap();
+        pools.iter().find(|one| one["name"] == pool).map_or(0, |one| one["queue"]["length"].as_u64().unwrap())
+    }
+
     pub fn active(&self, pool: &str, backend: &str) -> u64 {
         self.backend(pool, backend)["connections"]["active"].as_u64().unwrap_or(0)
     }

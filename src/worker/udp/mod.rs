@@ -222,8 +222,6 @@ impl Worker {
                 Some(outlet) => self.close_outlet(outlet),
                 None => {}
             }
-            // A connection may wait for the place that has come free.
-            self.call_next(&flow.backend.stats.pool);
         }
     }
 
