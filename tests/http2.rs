@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use harness::http::{listener, pool_of, reply, site};
-use harness::{Backend, Evener, SOON, connect, local, memory_of, wait_until, wait_until_steady};
+use harness::{Backend, Evener, SOON, connect, holds_for, local, memory_of, wait_until, wait_until_steady};
 
 const MIB: u64 = 1024 * 1024;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -541,6 +541,24 @@ fn an_idle_connection_says_goaway_before_it_ends() {
     assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
     assert_eq!(client.until(|frame| frame.kind == GOAWAY).unwrap().code(), 0);
     assert!(client.ends());
+    evener.stop();
+}
+
+#[test]
+fn what_a_client_says_of_the_connection_itself_is_not_taken_for_a_request_that_never_comes() {
+    let backend = Backend::webs("b");
+    let evener = start("limits = { header_timeout = \"1s\" }", &backend);
+    let mut client = Client::of(evener.port("web"), &[]);
+    let asks = |client: &mut Client| {
+        let stream = client.get(&[]);
+        assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
+    };
+    asks(&mut client);
+    holds_for(Duration::from_secs(3), "it is told that we are here", || {
+        client.send(&Frame::new(PING, 0, 0, b"still on"));
+        client.until(|frame| frame.kind == PING && frame.flags == ACK).is_some()
+    });
+    asks(&mut client);
     evener.stop();
 }
 

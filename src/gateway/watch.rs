@@ -178,8 +178,10 @@ impl<'c> Watch<'c> {
             }
             return motion.look(now, again).ok_or(Due::Late);
         }
-        if client.meter.read.get() > client.idle_read.get() || client.meter.blocked.get() {
-            // A request that has begun, or an answer that is not taken.
+        // With HTTP/2 what comes may be word of the connection itself, such as a PING.
+        let has_begun = !client.meter.is_shared.get() && client.meter.read.get() > client.idle_read.get();
+        if has_begun || client.meter.blocked.get() {
+            // A request, or an answer that is not taken.
             let since = *self.header_since.get_or_insert(now);
             let left = limits.header_timeout.saturating_sub(now - since);
             if left.is_zero() {
