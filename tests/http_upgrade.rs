@@ -3,11 +3,11 @@
 
 mod harness;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 use harness::http::{Peer, get, reply, request, site};
-use harness::{ALWAYS_UP, Backend, Evener, SOON, free_port, holds_for, http_get, shut_write, wait_until};
+use harness::{ALWAYS_UP, Backend, Evener, SOON, free_port, holds_for, http_get, reset, shut_write, wait_until};
 
 const UPGRADE: &str = "connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\n";
 const SWITCH: &str =
@@ -121,6 +121,27 @@ fn h2c_is_not_passed_on_as_an_upgrade() {
     assert_eq!((answer.status(), answer.text().as_str()), (200, "plain"));
     let seen = backend.requests().pop().unwrap();
     assert!(seen.all("upgrade").is_empty() && seen.all("http2-settings").is_empty());
+}
+
+#[test]
+fn a_reset_of_one_side_is_one_for_the_other_and_what_was_cut_does_not_look_whole() {
+    let backend = Backend::held();
+    let evener = start(&backend, "");
+    let is_reset = |peer: &mut Peer| match peer.stream().read(&mut [0]) {
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        Ok(_) => false,
+    };
+    for is_backend in [false, true] {
+        let (mut client, mut server) = switched(&evener, &backend);
+        passes(&mut server, &mut client, b"half of");
+        let (breaks, mut hears) = if is_backend { (server, client) } else { (client, server) };
+        reset(breaks.0.into_inner());
+        assert!(is_reset(&mut hears), "by the backend: {is_backend}");
+        wait_until(SOON, "its place is free", || evener.active("web", "held") == 0);
+    }
+    let (client, mut server) = switched(&evener, &backend);
+    shut_write(&client.0.into_inner());
+    assert!(server.is_over(), "an end is an end");
 }
 
 #[test]

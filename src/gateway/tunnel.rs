@@ -26,18 +26,12 @@ pub struct Tunnel {
     pub idle: Option<Duration>,
 }
 
-/// Carries it to its end.
-pub async fn carry(io: Io, tunnel: Tunnel, client: &Client, leash: &Leash) -> CloseReason {
-    let Tunnel { backend, place, idle } = tunnel;
+/// Carries it to its end. One that both sides have ended in turn is closed as they did; any other is reset on both, so that
+/// what was cut does not look whole.
+pub async fn carry(mut io: Io, tunnel: Tunnel, client: &Client, leash: &Leash) -> CloseReason {
+    let Tunnel { mut backend, place, idle } = tunnel;
     let (meters, handle) = ((io.meter.clone(), backend.meter.clone()), backend.handle.clone());
     let ended = || handle.as_ref().and_then(|handle| handle.ended());
-    let (client_read, client_write) = tokio::io::split(io);
-    let (backend_read, backend_write) = tokio::io::split(backend);
-    let both = async {
-        let up = copy(client_read, backend_write);
-        let down = copy(backend_read, client_write);
-        tokio::join!(up, down)
-    };
     let watch = async {
         let mut seen = (0, client.thread.clock.now());
         loop {
@@ -55,27 +49,42 @@ pub async fn carry(io: Io, tunnel: Tunnel, client: &Client, leash: &Leash) -> Cl
             }
         }
     };
-    let reason = tokio::select! {
-        (up, down) = both => match (up, down) {
-            (Err(()), _) => CloseReason::ClientReset,
-            (_, Err(())) => CloseReason::BackendReset,
-            _ => CloseReason::ClientClosed,
-        },
-        reason = watch => reason,
+    let outcome = tokio::select! {
+        outcome = relay(&mut io, &mut backend) => outcome.map_err(|reason| ended().unwrap_or(reason)),
+        reason = watch => Err(reason),
     };
+    if outcome.is_err() {
+        io.reset_on_close();
+        backend.reset_on_close();
+    }
     drop(place);
-    ended().unwrap_or(reason)
+    outcome.err().unwrap_or(CloseReason::ClientClosed)
 }
 
-/// One direction, to its end; an end is passed on as one.
-async fn copy(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin) -> Result<(), ()> {
+/// Both directions, until both have ended.
+///
+/// # Errors
+/// Who broke it off.
+async fn relay(client: &mut Io, backend: &mut Io) -> Result<(), CloseReason> {
+    let (client_read, client_write) = tokio::io::split(client);
+    let (backend_read, backend_write) = tokio::io::split(backend);
+    let up = copy((client_read, CloseReason::ClientReset), (backend_write, CloseReason::BackendReset));
+    let down = copy((backend_read, CloseReason::BackendReset), (client_write, CloseReason::ClientReset));
+    tokio::try_join!(up, down).map(drop)
+}
+
+/// One direction, to its end; an end is passed on as one. Each side comes with what its failure is called.
+async fn copy(
+    (mut from, from_failed): (impl AsyncReadExt + Unpin, CloseReason),
+    (mut to, to_failed): (impl AsyncWriteExt + Unpin, CloseReason),
+) -> Result<(), CloseReason> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let count = from.read(&mut buffer).await.map_err(drop)?;
+        let count = from.read(&mut buffer).await.map_err(|_| from_failed)?;
         if count == 0 {
-            return to.shutdown().await.map_err(drop);
+            return to.shutdown().await.map_err(|_| to_failed);
         }
-        to.write_all(&buffer[..count]).await.map_err(drop)?;
-        to.flush().await.map_err(drop)?;
+        to.write_all(&buffer[..count]).await.map_err(|_| to_failed)?;
+        to.flush().await.map_err(|_| to_failed)?;
     }
 }
