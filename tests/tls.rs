@@ -15,7 +15,7 @@ use harness::{
     ALWAYS_UP, Backend, Ending, Evener, Pattern, SOON, connect, digest_of, echo_digest, ending, free_port, now,
     require, reset, shut_write, wait_until,
 };
-use rustls::{ClientConfig, HandshakeKind};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -346,6 +346,27 @@ fn proxy_headers_go_before_the_handshake_on_both_sides() {
         wait_until(SOON, "all are logged", || evener.events().len() == 3);
         assert!(evener.events().iter().all(|event| event["client"] == from.as_str()), "{}", evener.access());
     }
+}
+
+#[test]
+fn a_hello_right_behind_a_header_that_fills_the_first_read_is_answered() {
+    let ca = Authority::new();
+    let signed = ca.sign(&["localhost"]);
+    let echo = Backend::echo();
+    let keys = format!("accept_proxy = [\"127.0.0.1/32\"]\ntls = {{ {} }}", signed.keys());
+    let evener = Evener::start(&pair("web", 0, echo.address(), &keys, ""));
+    // PROXY over IPv4, filled up with a TLV that means nothing (PP2_TYPE_NOOP): 4096 bytes, as many as are read at once.
+    let padding = vec![0; 4096 - 16 - 12 - 3];
+    let length = |length: usize| (length as u16).to_be_bytes();
+    let addresses = [192, 0, 2, 1, 192, 0, 2, 2, 1, 1, 2, 2];
+    let start = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11"[..], &length(4096 - 16), &addresses].concat();
+    let mut bytes = [&start[..], &[4], &length(padding.len()), &padding].concat();
+    assert_eq!(bytes.len(), 4096);
+    let mut session = ClientConnection::new(ca.client(None), "localhost".try_into().unwrap()).unwrap();
+    session.write_tls(&mut bytes).unwrap();
+    let mut stream = connect(evener.port("web"));
+    stream.write_all(&bytes).unwrap();
+    assert_eq!(exchange(&mut Client::new(session, stream), b"hello"), b"hello");
 }
 
 // --- Streams that are cut --------------------------------------------------------------------------------------------------

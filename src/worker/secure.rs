@@ -28,15 +28,13 @@ impl Worker {
         let connection = &mut self.connections[key.slot as usize];
         let Some(setup) = &mut connection.setup else { return };
         let received = std::mem::take(&mut setup.received);
-        let is_here = !received.is_empty();
         match Session::with_client(config, received) {
             Ok(session) => connection.tls.get_or_insert_default().client = Some(Box::new(session)),
             Err(error) => return self.client_failed(key, &io::Error::other(error)),
         }
         self.wait(key, Step::Handshake, time);
-        if is_here {
-            self.shake_later(key);
-        }
+        // Its hello may be here, also where nothing is left of what was read: the edge that told of it is spent.
+        self.shake_later(key);
     }
 
     /// An event for a handshake: whether it has something to do.
