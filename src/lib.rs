@@ -70,7 +70,7 @@
 //! address that the client spoke to. An ICMP answer makes the flow suspect: its next datagram goes to another backend.
 //! `Table::end` is the one exit of a flow, `worker::udp::bury` the place where it is told and its outlet closed or laid by.
 //!
-//! **An HTTP request.** `gateway::thread` accepts, `gateway::greeting` reads the PROXY header where one is due and ends TLS;
+//! **An HTTP request.** `gateway::accept` lets it in, `gateway::greeting` reads the PROXY header where one is due and ends TLS;
 //! `gateway::http1` reads the request, or hyper does where it is HTTP/2. Each thread has its own runtime, sockets and connections to backends. `gateway::exchange` makes it canonical, and nothing later
 //! sees another form; it finds the client, the route (`gateway::route`), and asks the route's policies in their fixed
 //! order. `gateway::forward` lets the pool pick a backend, takes a connection that is idle or makes one, sends, and tries

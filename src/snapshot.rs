@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// Connections at once over all listeners.
     pub max_connections: u32,
+    /// How listeners drain that say nothing of it themselves.
+    pub drain: config::Drain,
     /// The listeners that have a pool, by identity.
     listeners: Vec<Arc<Listener>>,
     /// The listeners that have routes, by identity.
@@ -39,13 +41,14 @@ impl Snapshot {
     pub fn new(
         generation: u64,
         max_connections: u32,
+        drain: config::Drain,
         mut listeners: Vec<Arc<Listener>>,
         mut pools: Vec<Arc<Pool>>,
     ) -> Self {
         listeners.sort_by_key(|listener| listener.id);
         pools.sort_by_key(|pool| pool.id);
         let (sites, names, gateway) = (Vec::new(), Vec::new(), Arc::default());
-        Self { generation, max_connections, listeners, sites, pools, names, gateway }
+        Self { generation, max_connections, drain, listeners, sites, pools, names, gateway }
     }
 
     /// The same with the listeners for HTTP, in any order, and their routes.
@@ -82,6 +85,13 @@ impl Snapshot {
         self.listeners.binary_search_by_key(&id, |listener| listener.id).ok().map(|at| &self.listeners[at])
     }
 
+    /// When a client of this listener must have ended that comes out of a backlog at `now`: the listener may be on its way
+    /// out, or gone from the file already.
+    pub fn end_of(&self, id: ListenerId, config: &config::Listener, now: Instant) -> Option<Instant> {
+        let drain = self.listener(id).map(|it| it.drain).or_else(|| self.site(id).map(|it| it.drain));
+        drain.unwrap_or_else(|| Some(now + config.drain.unwrap_or(self.drain).deadline))
+    }
+
     /// The pool of this identity, unless it was removed.
     pub fn pool(&self, id: PoolId) -> Option<&Arc<Pool>> {
         self.pools.binary_search_by_key(&id, |pool| pool.id).ok().map(|at| &self.pools[at])
@@ -116,8 +126,9 @@ pub struct Listener {
     pub pool: Arc<Pool>,
     /// The pools of `sni`, in the order of their names.
     pub named: Vec<Arc<Pool>>,
-    /// It takes no clients; a socket for datagrams stays open for the flows that there are.
-    pub is_draining: bool,
+    /// It takes no clients, and the last ones of its backlog have ended by then; a socket for datagrams stays open for the
+    /// flows that there are.
+    pub drain: Option<Instant>,
     /// How clients are spoken to; `None` = as they speak.
     pub tls: Option<Arc<rustls::ServerConfig>>,
 }

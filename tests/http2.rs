@@ -518,6 +518,28 @@ fn a_drain_says_goaway_and_lets_streams_finish() {
 }
 
 #[test]
+fn streams_of_a_listener_that_a_reload_has_renamed_go_by_its_routes_until_the_client_has_heard() {
+    let backend = Backend::webs("b");
+    let bind = format!("bind = \"127.0.0.1:{}\"", harness::free_port());
+    let file = |name: &str| {
+        let file = site("", "", "", &[&backend]).replace("bind = \"127.0.0.1:0\"", &bind);
+        file.replace("listener.web", &format!("listener.{name}"))
+            .replace("listener = \"web\"", &format!("listener = \"{name}\""))
+    };
+    let evener = Evener::start(&file("old"));
+    let mut client = Client::of(evener.port("old"), &[]);
+    let stream = client.get(&[]);
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
+    evener.rewrite(&file("new"));
+    evener.cli_ok(&["reload"]);
+    // It has not answered the PING by which the server learns that a client knows of the GOAWAY (RFC 9113, 6.8).
+    assert!(client.until(|frame| frame.kind == GOAWAY).is_some());
+    let stream = client.get(&[]);
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
+    evener.stop();
+}
+
+#[test]
 fn a_connection_of_age_says_goaway_and_lets_streams_finish() {
     let backend = Backend::held();
     let evener = start("max_age = \"2s\"", &backend);

@@ -305,3 +305,34 @@ fn connections_beyond_max_connections_are_reset_and_the_pool_has_its_own_limit()
     assert_eq!(backend.accepted(), 1);
     evener.wait_for_endings(1, "max_connections");
 }
+
+#[test]
+fn a_listener_that_is_renamed_again_and_again_loses_nobody() {
+    let backend = Backend::webs("b");
+    let port = free_port();
+    let file = |name: &str| {
+        let file = site("", "", "", &[&backend]).replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+        let file = file.replace("listener = \"web\"", &format!("listener = \"{name}\""));
+        "[process]\nworkers = 2\n".to_owned() + &file.replace("listener.web", &format!("listener.{name}"))
+    };
+    let evener = Evener::start(&file("a"));
+    let is_over = Flag::default();
+    std::thread::scope(|scope| {
+        let asks = || {
+            let mut count = 0;
+            while !is_over.is_raised() {
+                assert_eq!(Peer::of(port).ask(get("/")).status(), 200, "after {count}");
+                count += 1;
+            }
+            count
+        };
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(asks)).collect();
+        let raise = is_over.raise_on_drop();
+        for name in ["b", "a"].into_iter().cycle().take(10) {
+            evener.rewrite(&file(name));
+            evener.cli_ok(&["reload"]);
+        }
+        drop(raise);
+        assert!(clients.into_iter().all(|client| client.join().unwrap() > 0));
+    });
+}

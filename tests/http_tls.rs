@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 
 use harness::http::{get, listener, pool_of, reply, request, site};
 use harness::tls::{Authority, secure, try_secure};
-use harness::{Backend, Evener, SOON, connect, local, require, wait_until};
+use harness::{Backend, Evener, SOON, connect, local, require, try_connect, wait_until};
 
 const ONE_THREAD: &str = "[process]\nworkers = 1\n";
 
@@ -143,4 +143,24 @@ fn backends_are_spoken_to_by_tls_in_either_version() {
             inner.events().iter().any(|event| event["path"] == format!("/{version}") && event["version"] == shown)
         });
     }
+}
+
+#[test]
+fn who_has_just_shaken_hands_when_a_drain_begins_may_still_ask() {
+    let (authority, backend) = (Authority::new(), Backend::webs("b"));
+    let keys = format!("tls = {{ {} }}", authority.sign(&["a.test"]).keys());
+    // There is half a second to ask in, which a busy machine may need for itself.
+    let is_answered = || {
+        let mut evener = Evener::start(&(ONE_THREAD.to_owned() + &site(&keys, "", "", &[&backend])));
+        let port = evener.port("web");
+        let mut client = secure(port, &authority.client(None), "a.test");
+        evener.signal("TERM");
+        wait_until(SOON, "it takes nobody any more", || try_connect(port).is_err());
+        let _ = client.write_all(get("/").as_bytes());
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer);
+        assert!(evener.wait(SOON).success());
+        answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close")
+    };
+    assert!((0..5).any(|_| is_answered()));
 }

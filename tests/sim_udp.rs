@@ -484,15 +484,7 @@ fn listener(
     let lost = lost.into_iter().map(|(backend, _)| backend.id).collect();
     let pool = Pool::new(pool_config.clone(), pool_stats.clone(), None, rotation, lost, None);
     let (config, stats) = (config.clone(), stats.clone());
-    Arc::new(Listener {
-        id: stats.id,
-        config,
-        stats,
-        pool: Arc::new(pool),
-        named: Vec::new(),
-        is_draining: false,
-        tls: None,
-    })
+    Arc::new(Listener { id: stats.id, config, stats, pool: Arc::new(pool), named: Vec::new(), drain: None, tls: None })
 }
 
 #[test]

@@ -27,8 +27,7 @@ pub fn build(wanted: &Wanted, max_connections: u32, previous: Option<&Snapshot>,
         let (config, stats, tls) = (listener.config.clone(), listener.stats.clone(), listener.tls.clone());
         let named = config.sni.pools().into_iter().filter_map(find).collect();
         let pool = config.pool.as_deref().and_then(find)?;
-        let is_draining = listener.drain.is_some();
-        Some(Arc::new(Listener { id: stats.id, pool, named, is_draining, config, stats, tls }))
+        Some(Arc::new(Listener { id: stats.id, pool, named, drain: listener.drain, config, stats, tls }))
     });
     let listeners = listeners.collect();
     let sites = wanted.listeners.iter().filter(|listener| matches!(listener.config.protocol, Protocol::Http(_)));
@@ -38,7 +37,8 @@ pub fn build(wanted: &Wanted, max_connections: u32, previous: Option<&Snapshot>,
     });
     let sites = sites.collect();
     let generation = previous.map_or(1, |previous| previous.generation + 1);
-    Snapshot::new(generation, max_connections, listeners, pools).with_gateway(sites, wanted.config.gateway.clone())
+    let (drain, gateway) = (wanted.config.process.drain, wanted.config.gateway.clone());
+    Snapshot::new(generation, max_connections, drain, listeners, pools).with_gateway(sites, gateway)
 }
 
 fn build_pool(pool: &Pool, previous: Option<&Snapshot>, now: Instant) -> Arc<snapshot::Pool> {

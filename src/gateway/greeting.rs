@@ -3,13 +3,13 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{sleep_until, timeout};
 
@@ -68,8 +68,15 @@ pub async fn greet(
             return Err(reason);
         }
         match site.tls.as_ref().zip(site.config.tls.as_ref()) {
-            Some((tls, config)) => handshake(site, tls, config, raw).await,
-            None => first_bytes(thread, site, raw).await,
+            Some((tls, config)) => secure(thread, site, tls, config, raw).await,
+            None => {
+                let mut io = Io::plain(raw);
+                // It may be the beginning of either until there is more.
+                let tells = |ahead: &[u8]| ahead.len() >= PREFACE.len() || !PREFACE.starts_with(ahead);
+                let limit = http_of(site).limits.header_timeout;
+                let is_http2 = first_bytes(thread, &mut io, limit, tells).await?.starts_with(PREFACE);
+                Ok((io, Greeting { is_http2, ..Greeting::default() }))
+            }
         }
     };
     tokio::select! {
@@ -88,8 +95,9 @@ async fn announced(thread: &Rc<Thread>, site: &Site, raw: &Raw, ends: &mut Ends)
     Ok(())
 }
 
-/// The TLS handshake.
-async fn handshake(
+/// The TLS handshake, and with HTTP/1.1 the first word: who has just shaken hands may be about to ask.
+async fn secure(
+    thread: &Thread,
     site: &Site,
     tls: &Arc<rustls::ServerConfig>,
     config: &ListenerTls,
@@ -110,51 +118,53 @@ async fn handshake(
         server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
         is_http2: session.alpn_protocol() == Some(b"h2"),
     };
-    Ok((Io::server(stream), greeting))
-}
-
-/// The first bytes of a client without TLS.
-async fn first_bytes(thread: &Thread, site: &Site, raw: Raw) -> Result<(Io, Greeting), CloseReason> {
-    let mut io = Io::plain(raw);
-    match timeout(http_of(site).limits.header_timeout, speaks_http2(thread, &mut io)).await {
-        Err(_) => Err(CloseReason::ClientIdle),
-        Ok(Err(_)) => Err(CloseReason::ClientReset),
-        Ok(Ok(None)) => Err(CloseReason::ClientClosed),
-        Ok(Ok(Some(is_http2))) => Ok((io, Greeting { is_http2, ..Greeting::default() })),
+    let mut io = Io::server(stream);
+    if !greeting.is_http2 {
+        first_bytes(thread, &mut io, http_of(site).limits.idle_timeout, |_| true).await?;
     }
+    Ok((io, greeting))
 }
 
-/// Whether the client begins with HTTP/2; `None` when it ends without a word.
-async fn speaks_http2(thread: &Thread, io: &mut Io) -> std::io::Result<Option<bool>> {
+/// What a client says first, until that is enough to tell by; it is put back, to be read again.
+async fn first_bytes(
+    thread: &Thread,
+    io: &mut Io,
+    limit: Duration,
+    tells: impl Fn(&[u8]) -> bool,
+) -> Result<Bytes, CloseReason> {
     let mut ahead = BytesMut::new();
-    loop {
-        // Into the thread's own buffer: as a rule all of the first request comes at once, and one read takes it.
-        let count = poll_fn(|cx| {
-            let mut scratch = thread.scratch.borrow_mut();
-            let mut into = ReadBuf::new(&mut scratch);
-            ready!(Pin::new(&mut *io).poll_read(cx, &mut into))?;
-            ahead.extend_from_slice(into.filled());
-            Poll::Ready(std::io::Result::Ok(into.filled().len()))
-        });
-        if count.await? == 0 {
-            return Ok(None);
+    let said = async {
+        while !tells(&ahead) || ahead.is_empty() {
+            // Into the thread's own buffer: as a rule all of the first request comes at once, and one read takes it.
+            let count = poll_fn(|cx| {
+                let mut scratch = thread.scratch.borrow_mut();
+                let mut into = ReadBuf::new(&mut scratch);
+                ready!(Pin::new(&mut *io).poll_read(cx, &mut into))?;
+                ahead.extend_from_slice(into.filled());
+                Poll::Ready(std::io::Result::Ok(into.filled().len()))
+            });
+            if count.await.map_err(|_| CloseReason::ClientReset)? == 0 {
+                return Err(CloseReason::ClientClosed);
+            }
         }
-        let decided = ahead.len() >= PREFACE.len() || !PREFACE.starts_with(&ahead);
-        if decided {
-            let is_http2 = ahead.starts_with(PREFACE);
-            io.unread(ahead.freeze());
-            return Ok(Some(is_http2));
-        }
-    }
+        Ok(())
+    };
+    timeout(limit, said).await.unwrap_or(Err(CloseReason::ClientIdle))?;
+    let ahead = ahead.freeze();
+    io.unread(ahead.clone());
+    Ok(ahead)
 }
 
 /// Waits until a client that has not asked for anything yet must go. One that has just come may be about to.
 async fn told_to_end(leash: &Leash) {
     leash.pulled.notified().await;
-    let Some((at, _)) = leash.doom.get() else { return };
-    tokio::select! {
-        () = tokio::time::sleep(FIRST_WORD_TIME) => {}
-        () = sleep_until(at.into()) => {}
-        () = leash.pulled.notified() => {}
+    let mut first_word = pin!(tokio::time::sleep(FIRST_WORD_TIME));
+    while let Some((at, _)) = leash.doom.get() {
+        tokio::select! {
+            () = &mut first_word => return,
+            () = sleep_until(at.into()) => return,
+            // It must go sooner than it was told first.
+            () = leash.pulled.notified() => {}
+        }
     }
 }

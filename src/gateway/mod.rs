@@ -3,12 +3,14 @@
 //! Each of its threads has a runtime of its own, its own sockets (SO_REUSEPORT), and its own connections to the backends:
 //! a request is served from its first byte to its last on one core, and no lock is on its way.
 //!
-//! `thread` listens by its `door`s and takes commands, `client` carries one connection of a client, once it has heard its
-//! `greeting` (in front of which there may be what `proxied` reads), under `watch`, by `http1` or `http2`, whose streams are watched by their `motion`, `exchange` one request through `canonical`, `route` and
-//! `policy` to `forward`, which chooses a backend and sends; `backend` keeps the connections (`links` ends them), `body`
+//! `thread` takes commands and has its clients from `accept`, which listens by `door`s; `client` carries one connection of a
+//! client, once it has heard its `greeting` (in front of which there may be what `proxied` reads), under `watch`, by `http1`
+//! or `http2`, whose streams are watched by their `motion`, `exchange` one request through `canonical`, `route` and
+//! `policy` to `forward`, which chooses a backend and sends, perhaps after a while in `line`; `backend` keeps the connections (`links` ends them), `body`
 //! and `tunnel` carry what follows the headers, `reply` is what the gateway says itself. Heads go from one to the other as
 //! a `message`; what the names of its fields mean says `meaning`. A thread has one `clock`.
 
+mod accept;
 mod backend;
 mod body;
 pub mod breaker;

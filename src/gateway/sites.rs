@@ -11,8 +11,8 @@ use super::policy;
 use super::route::Table;
 use super::stats::RouteStats;
 use crate::config::http::{Action, Gateway, Route};
-use crate::id::PoolId;
-use crate::snapshot::Pool;
+use crate::id::{ListenerId, PoolId};
+use crate::snapshot::{Pool, Site, Snapshot};
 use crate::stats::RouteCounts;
 
 /// What all threads share.
@@ -63,28 +63,32 @@ pub struct Prepared {
 #[derive(Default)]
 pub struct Sites {
     gateway: Option<Arc<Gateway>>,
-    /// There are few: comparing their names costs less than hashing one.
-    tables: BTreeMap<String, Arc<SiteTable>>,
+    tables: BTreeMap<ListenerId, Arc<SiteTable>>,
+    /// Of listeners that the file does not have any more: by them goes what is left of their connections.
+    gone: BTreeMap<ListenerId, Arc<SiteTable>>,
 }
 
 impl Sites {
-    /// The routes of this listener.
+    /// The routes of this listener. `is_left` tells whether a listener has connections; asked when there is a new file.
     pub fn table(
         &mut self,
-        registry: &Registry,
-        threads: usize,
-        gateway: &Arc<Gateway>,
-        listener: &str,
+        (registry, threads): (&Registry, usize),
+        snapshot: &Snapshot,
+        site: &Site,
+        is_left: impl Fn(ListenerId) -> bool,
     ) -> Arc<SiteTable> {
-        if !self.gateway.as_ref().is_some_and(|mine| Arc::ptr_eq(mine, gateway)) {
-            self.tables.clear();
-            self.gateway = Some(gateway.clone());
+        if !self.gateway.as_ref().is_some_and(|mine| Arc::ptr_eq(mine, &snapshot.gateway)) {
+            let is_gone = |id: &ListenerId| snapshot.site(*id).is_none();
+            self.gone.retain(|id, _| is_gone(id) && is_left(*id));
+            let before = std::mem::take(&mut self.tables);
+            self.gone.extend(before.into_iter().filter(|(id, _)| is_gone(id)));
+            self.gateway = Some(snapshot.gateway.clone());
         }
-        if let Some(table) = self.tables.get(listener) {
+        if let Some(table) = self.tables.get(&site.id).or_else(|| self.gone.get(&site.id)) {
             return table.clone();
         }
-        let table = registry.table(threads, gateway, listener);
-        self.tables.insert(listener.to_owned(), table.clone());
+        let table = registry.table(threads, &snapshot.gateway, &site.config.name);
+        self.tables.insert(site.id, table.clone());
         table
     }
 }

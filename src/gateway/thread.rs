@@ -1,40 +1,31 @@
-//! A thread of the gateway: what it owns, what control tells it, and the sockets it accepts from.
+//! A thread of the gateway: what it owns, and what control tells it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
-use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::pin::pin;
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
 
 use super::Shared;
+use super::accept::Closing;
 use super::backend::Idle;
 use super::budgets::Budgets;
-use super::client;
 use super::clock::Clock;
-use super::door::Door;
-use super::greeting::Ends;
-use super::io::Raw;
 use super::links::Links;
 use super::sites::{SiteTable, Sites};
 use super::watch::Leash;
-use crate::access::{Event, EventKind};
+use crate::access::Event;
 use crate::balance::Cursor;
 use crate::config::{Access, Bind};
-use crate::engine::{self, Command, Ending, Scope};
+use crate::engine::{Command, Ending, HandOver, Scope};
 use crate::id::{BackendId, Ids, ListenerId, PoolId};
-use crate::limit::ClientKey;
 use crate::reason::CloseReason;
 use crate::snapshot::{Site, Snapshot, View};
-use crate::stats::{ListenerSlot, WorkerStats};
+use crate::stats::WorkerStats;
 
 /// How often idle connections to backends are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -46,9 +37,6 @@ const SCRATCH_BYTES: usize = 16 * 1024;
 /// At the end: how often, and for how long, is looked whether all connections have ended.
 const LAST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOKS: Duration = Duration::from_millis(500);
-/// Pause after accept(2) found no descriptor or memory left.
-const FAILED_PAUSE: Duration = Duration::from_millis(100);
-
 /// What a thread owns.
 pub struct Thread {
     /// Its cell in all counts.
@@ -66,15 +54,15 @@ pub struct Thread {
     pub cursors: RefCell<BTreeMap<PoolId, Cursor>>,
     pub rng: RefCell<fastrand::Rng>,
     /// Connections of clients.
-    leashes: RefCell<Slab<Rc<Leash>>>,
+    pub leashes: RefCell<Slab<Rc<Leash>>>,
     /// Several of one place, where sockets came from outside.
-    listening: RefCell<Vec<(ListenerId, Bind, Rc<Notify>)>>,
+    pub listening: RefCell<Vec<(ListenerId, Bind, Rc<Closing>)>>,
     /// There is something to look through again.
     has_work: Notify,
     /// What pools have for retries.
     pub budgets: Budgets,
     /// When connections end that come although the process goes away: the last ones of a backlog.
-    leaving: Cell<Option<Instant>>,
+    pub leaving: Cell<Option<Instant>>,
     /// What a client says first is read into this.
     pub scratch: RefCell<Box<[u8]>>,
     ids: Ids,
@@ -209,7 +197,8 @@ impl Thread {
     /// What the snapshot's file has for this listener.
     pub fn table(&self, snapshot: &Snapshot, site: &Site) -> Arc<SiteTable> {
         let threads = self.shared.threads.len() - self.shared.first;
-        self.sites.borrow_mut().table(&self.shared.registry, threads, &snapshot.gateway, &site.config.name)
+        let is_left = |id| self.leashes.borrow().iter().any(|(_, leash)| leash.listener == id);
+        self.sites.borrow_mut().table((&self.shared.registry, threads), snapshot, site, is_left)
     }
 
     /// Makes the routes of the file ready before a request needs them, begins to fetch keys, and forgets pools that are gone.
@@ -264,152 +253,13 @@ impl Thread {
             }
             // A request that runs goes to its end, unless an operator or `on_down` says otherwise.
             Command::CloseBackend { backend, reason, spread } => self.close_links(backend, reason, spread),
+            Command::HandOver(HandOver::Forget(done)) => {
+                self.listening.borrow().iter().for_each(|(.., closing)| closing.is_shared.set(true));
+                self.unlisten_if(|_, _| true);
+                done.give(());
+            }
             Command::HandOver(_) => {}
         }
-    }
-
-    fn listen(self: &Rc<Self>, listener: ListenerId, bind: Bind, socket: OwnedFd) {
-        let door = match Door::new(socket) {
-            Ok(door) => door,
-            Err(error) => {
-                tracing::error!(%error, "a listening socket could not be watched; this thread does not accept from it");
-                return;
-            }
-        };
-        let stop = Rc::new(Notify::new());
-        self.listening.borrow_mut().push((listener, bind, stop.clone()));
-        tokio::task::spawn_local(self.clone().accept(listener, door, stop));
-    }
-
-    fn unlisten_if(&self, which: impl Fn(ListenerId, &Bind) -> bool) {
-        self.listening.borrow_mut().retain(|(listener, bind, stop)| {
-            let goes = which(*listener, bind);
-            if goes {
-                stop.notify_one();
-            }
-            !goes
-        });
-    }
-
-    /// Accepts until told to stop, and then what waits already, so that closing the socket resets nobody.
-    async fn accept(self: Rc<Self>, listener: ListenerId, door: Door, stop: Rc<Notify>) {
-        let mut stopped = pin!(stop.notified());
-        loop {
-            let accepted = poll_fn(|cx| {
-                if stopped.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(None);
-                }
-                door.poll_accept(cx).map(Some)
-            });
-            match accepted.await {
-                None => break,
-                Some(Ok((raw, peer))) => self.admit(listener, raw, peer),
-                Some(Err(error)) if crate::sys::socket::concerns_one_connection(&error) => {}
-                Some(Err(error)) => {
-                    tracing::warn!(%error, "cannot accept: clients wait in the backlog (fd limit, memory?)");
-                    tokio::time::sleep(FAILED_PAUSE).await;
-                }
-            }
-        }
-        for (raw, peer) in door.into_rest() {
-            self.admit(listener, raw, peer);
-        }
-    }
-
-    fn admit(self: &Rc<Self>, listener: ListenerId, raw: Raw, peer: Option<SocketAddr>) {
-        let snapshot = self.snapshot();
-        let Some(site) = snapshot.site(listener).cloned() else { return };
-        self.stats().accepts.add(1);
-        let cell = site.stats.cell(self.index);
-        cell.accepted.add(1);
-        let in_all: u32 = self.shared.threads.iter().map(|thread| thread.active.load(Relaxed)).sum();
-        let max = site.config.max_connections.map_or(u32::MAX, std::num::NonZero::get);
-        let slot = if in_all < snapshot.max_connections { ListenerSlot::take(&site.stats, max) } else { None };
-        let Some(slot) = slot else { return self.refuse(&site, &raw, peer, CloseReason::MaxConnections) };
-        // A peer that speaks for others is judged by its PROXY header, once that is there.
-        let is_spoken_for = peer.is_some_and(|peer| site.config.expects_header_of(peer.ip()));
-        match if is_spoken_for { Ok(None) } else { self.welcome(&site, peer) } {
-            Ok(counted) => self.open(site, slot, raw, Ends { client: peer, local: None, counted }),
-            Err(reason) => self.refuse(&site, &raw, peer, reason),
-        }
-    }
-
-    /// Lets a client in, if it may come, and counts it against its own limits.
-    ///
-    /// # Errors
-    /// Why it may not.
-    pub fn welcome(&self, site: &Site, client: Option<SocketAddr>) -> Result<Option<ClientKey>, CloseReason> {
-        let Some(client) = client else { return Ok(None) };
-        if !site.config.allows(client.ip()) {
-            return Err(CloseReason::Denied);
-        }
-        let key = ClientKey::from(client.ip());
-        let admitted = site.stats.clients.admit(key, self.shared.since(self.clock.now()));
-        admitted.map(|()| Some(key)).map_err(|_| CloseReason::Limited)
-    }
-
-    fn open(self: &Rc<Self>, site: Arc<Site>, slot: ListenerSlot, raw: Raw, mut ends: Ends) {
-        let age = site.config.max_age.map(|max| self.clock.now() + engine::age(max, &mut self.rng.borrow_mut()));
-        let leash = Rc::new(Leash::new(site.id, age));
-        if let Some(deadline) = self.leaving.get().or(site.drain) {
-            leash.doom(deadline, CloseReason::Drained);
-        }
-        let at = self.leashes.borrow_mut().insert(leash.clone());
-        self.stats().active.fetch_add(1, Relaxed);
-        let thread = self.clone();
-        tokio::task::spawn_local(async move {
-            let began = thread.clock.now();
-            // Only the log wants to know.
-            ends.local = if thread.shared.access == Access::Off { None } else { raw.local_address() };
-            let reason = client::serve(&thread, site.clone(), leash, raw, &mut ends).await;
-            if reason.is_refusal() {
-                thread.report_refused(&site, ends.client, ends.local, reason);
-            }
-            let cell = site.stats.cell(thread.index);
-            cell.closed[reason.index()].add(1);
-            cell.durations.record(thread.clock.now() - began);
-            if let Some(client) = ends.counted {
-                site.stats.clients.release(client);
-            }
-            drop(slot);
-            thread.leashes.borrow_mut().remove(at);
-            thread.stats().active.fetch_sub(1, Relaxed);
-        });
-    }
-
-    fn refuse(self: &Rc<Self>, site: &Site, raw: &Raw, peer: Option<SocketAddr>, reason: CloseReason) {
-        site.stats.cell(self.index).closed[reason.index()].add(1);
-        raw.reset_on_close();
-        self.report_refused(site, peer, raw.local_address(), reason);
-    }
-
-    fn report_refused(
-        self: &Rc<Self>,
-        site: &Site,
-        client: Option<SocketAddr>,
-        local: Option<SocketAddr>,
-        reason: CloseReason,
-    ) {
-        self.report(|thread| Event {
-            kind: EventKind::Close,
-            time_ms: 0,
-            id: thread.next_id(),
-            listener: site.stats.clone(),
-            pool: "".into(),
-            backend: None,
-            client,
-            local,
-            connect: None,
-            duration: Duration::ZERO,
-            bytes_in: 0,
-            bytes_out: 0,
-            datagrams: None,
-            spliced_bytes: 0,
-            attempts: 0,
-            reason: Some(reason),
-            sni: None,
-            request: None,
-        });
     }
 
     /// Ends the connections to a backend, and what they carry, evenly over this time.

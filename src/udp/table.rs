@@ -157,7 +157,7 @@ impl<S> Table<S> {
     /// # Errors
     /// Why it is dropped; that is counted already.
     pub fn on_one_way(&mut self, peer: Peer, bytes: u64, now: Duration) -> Result<Arc<Backend>, DropReason> {
-        let admitted = if self.listener.is_draining { Err(DropReason::Draining) } else { self.admit(peer, now) };
+        let admitted = if self.listener.drain.is_some() { Err(DropReason::Draining) } else { self.admit(peer, now) };
         let chosen = admitted.and_then(|()| {
             self.release(peer);
             self.pick(peer, &[])
@@ -308,7 +308,7 @@ impl<S> Table<S> {
     }
 
     fn is_draining(&self) -> bool {
-        self.is_draining || self.listener.is_draining
+        self.is_draining || self.listener.drain.is_some()
     }
 
     /// When a flow will have been idle for too long.

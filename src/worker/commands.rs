@@ -25,6 +25,7 @@ impl Worker {
             }
             Command::Drain { scope, deadline, spread } => {
                 if scope == Scope::All {
+                    self.leaving = self.leaving.min(Tick::at(self.now + deadline));
                     self.unlisten_if(|_| true);
                     self.drain_udp();
                 }

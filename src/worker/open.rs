@@ -43,6 +43,9 @@ impl Worker {
         let key = Key::new(self.connections.vacant_key(), self.opened);
         let awaits_header = fresh.peer.is_some_and(|peer| fresh.listener.config.expects_header_of(peer.ip()));
         let config = &fresh.listener.config;
+        let aged = config.max_age.map_or(NEVER, |max| now.after(engine::age(max, &mut self.rng)));
+        let (kill_at, kill_reason) =
+            (aged, CloseReason::MaxAge).min((self.drained_at(&fresh.listener), CloseReason::Drained));
         let setup = Setup {
             pool: fresh.listener.pool.clone(),
             listener: fresh.listener.clone(),
@@ -77,8 +80,8 @@ impl Worker {
             parked: false,
             on_run_queue: false,
             active_at: now,
-            kill_at: config.max_age.map_or(NEVER, |max| now.after(engine::age(max, &mut self.rng))),
-            kill_reason: CloseReason::MaxAge,
+            kill_at,
+            kill_reason,
             report_at: if self.options.access == Access::All { now.after(REPORT_INTERVAL) } else { NEVER },
         };
         let fd = connection.client.as_raw_fd();

@@ -12,7 +12,7 @@ use slab::Slab;
 use super::Options;
 use super::accept::Listening;
 use super::busy_poll::{BusyPoll, LOOK_MAX};
-use super::connection::Connection;
+use super::connection::{Connection, NEVER};
 use super::handover::Parking;
 use super::mailbox::{Mailbox, Message};
 use super::token::{Key, Source};
@@ -21,7 +21,7 @@ use crate::access::{Event, Journal};
 use crate::balance::Cursor;
 use crate::engine::Notes;
 use crate::id::{Ids, PoolId};
-use crate::snapshot::{Snapshot, View};
+use crate::snapshot::{Listener, Snapshot, View};
 use crate::stats::{WorkerStats, WorkersStats};
 use crate::sys::pipe::Pipe;
 use crate::tcp::conduit::Room;
@@ -55,6 +55,8 @@ pub struct Worker {
     pub room: Room<Pipe>,
     /// Streams that are ready, and connections that have more to do without an event.
     pub run_queue: Vec<Key>,
+    /// When connections end that come although the process goes away.
+    pub leaving: Tick,
     /// Connections with a step of a TLS handshake to make.
     pub handshakes: VecDeque<Key>,
     /// When the log may next be warned of a backend's handshake.
@@ -110,6 +112,7 @@ impl Worker {
             // That of a first process, from which on its successors count, may be long ago.
             wheel: Wheel::new(Tick::at(clock() - shared.start)),
             run_queue: Vec::new(),
+            leaving: NEVER,
             handshakes: VecDeque::new(),
             warn_of_tls_at: Tick(0),
             small_events: 0,
@@ -180,6 +183,14 @@ impl Worker {
     /// Now, in ticks.
     pub fn tick(&self) -> Tick {
         Tick::at(self.now)
+    }
+
+    /// When a connection must have ended that is opened now. It may come out of a backlog, or from another worker, after
+    /// those were told to end that it came with.
+    pub fn drained_at(&self, listener: &Listener) -> Tick {
+        let end = self.snapshot.end_of(listener.id, &listener.config, self.start + self.now);
+        let end = end.map_or(NEVER, |at| Tick::at(at.saturating_duration_since(self.start)));
+        end.min(self.leaving)
     }
 
     /// This worker's own counts.

@@ -393,6 +393,8 @@ impl Supervisor {
             // A worker that does not answer has not forgotten, and keeps its sockets until the end.
             let _ = self.ask(worker, HandOver::Forget).await;
         }
+        // Who waits in a backlog is served there, too.
+        self.engines.gateway.tell_all(|| Command::HandOver(HandOver::Forget(Answer::new(drop))));
         self.doors.leave(prepared.admin);
         let (connections, flows) = (moved.connections as u64, moved.flows as u64);
         let draining = notify::carried(self.engines.running(&self.counts)) + self.wanted.flows();
