@@ -46,6 +46,40 @@ fn running_out_of_file_descriptors_neither_spins_nor_kills_and_passes() {
     assert_eq!(exchange(&mut clients[0], b"still").unwrap(), b"still");
 }
 
+#[cfg(feature = "gateway")]
+#[test]
+fn a_reload_for_which_descriptors_are_missing_changes_nothing_and_succeeds_later() {
+    let backend = Backend::http("h");
+    let workers = "[process]\nworkers = 2\nmax_connections = 100\n\n";
+    let pool = format!("[pool.web]\nbackends = [{}]\n{NO_CHECKS}", backend.entry(""));
+    let plain = "[listener.plain]\nbind = \"127.0.0.1:0\"\npool = \"web\"\n";
+    let web = "[listener.web]\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\n[[route]]\nname = \"all\"\nlistener = \"web\"\npool = \"web\"\n";
+    let evener = Evener::start(&format!("{workers}{plain}{pool}"));
+    let limit = |limit: usize| {
+        let words = [format!("--pid={}", evener.pid()), format!("--nofile={limit}:20000")];
+        assert!(Command::new("prlimit").args(words).status().unwrap().success());
+    };
+    let open = std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
+    evener.rewrite(&format!("{workers}{plain}{web}{pool}"));
+    // One descriptor more each time: it fails at another step, until nothing is missing.
+    for spare in 0.. {
+        assert!(spare < 40, "it never succeeds");
+        let refused = || evener.log().matches("was not taken over").count();
+        let before = refused();
+        limit(open + spare);
+        evener.signal("HUP");
+        wait_until(SOON, "it has tried", || refused() > before || evener.log().contains("was taken over"));
+        limit(20_000);
+        if evener.log().contains("was taken over") {
+            break;
+        }
+    }
+    assert!(!evener.log().contains("does not listen"), "{}", evener.log());
+    let port = evener.port("web");
+    // Each thread has a socket, to which some of these come.
+    assert!((0..50).all(|_| harness::http_get(port, "/").unwrap().0 == 200));
+}
+
 #[test]
 fn by_default_the_limit_of_connections_fits_the_file_descriptors() {
     let backend = Backend::echo();

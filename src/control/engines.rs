@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
-use super::listeners::Order;
+use super::listeners::{Bound, Order};
 use super::now;
 use crate::access::Journal;
 use crate::engine::{Command, Notes};
@@ -51,22 +51,23 @@ impl Engines {
         Ok(Self { workers, gateway })
     }
 
-    /// Gives each thread its orders. The gateway starts when the first one is for it.
+    /// Sees to it that the threads run that these sockets are for: the gateway's start with the first of them.
     ///
     /// # Errors
-    /// When it cannot start.
-    pub fn order(&mut self, orders: Vec<Order>) -> io::Result<()> {
+    /// When one cannot start. None of them runs then.
+    pub fn prepare(&mut self, bound: &Bound) -> io::Result<()> {
+        if bound.has_http() { self.gateway.start() } else { Ok(()) }
+    }
+
+    /// Gives each thread its orders.
+    pub fn order(&self, orders: Vec<Order>) {
         let workers = self.workers.count();
         for (thread, command) in orders {
             match thread.checked_sub(workers) {
                 None => self.workers.tell(thread, command),
-                Some(thread) => {
-                    self.gateway.start()?;
-                    self.gateway.tell(thread, command);
-                }
+                Some(thread) => self.gateway.tell(thread, command),
             }
         }
-        Ok(())
     }
 
     /// Tells all threads the same.

@@ -50,8 +50,10 @@ struct Open {
     is_http: bool,
     /// They mean nothing to UDP.
     options: ListenOptions,
-    /// Duplicates of what the workers have, in the order of the workers.
+    /// Duplicates of what the threads have, in their order.
     sockets: Vec<OwnedFd>,
+    /// What the threads are to have, until they do.
+    given: Vec<OwnedFd>,
     /// Where it really is.
     local: Option<SocketAddr>,
     /// Whose its unix socket file is, so that a successor's is not removed.
@@ -117,13 +119,13 @@ impl Listeners {
     /// Keeps what was bound, and says who is to listen where.
     ///
     /// # Errors
-    /// Those of dup(2).
-    pub fn keep(&mut self, bound: Bound, id: impl Fn(&str) -> Option<ListenerId>) -> io::Result<Vec<Order>> {
+    /// Those of [`Bound::duplicate`]; nothing is kept then.
+    pub fn keep(&mut self, mut bound: Bound, id: impl Fn(&str) -> Option<ListenerId>) -> io::Result<Vec<Order>> {
+        bound.duplicate()?;
         let mut orders = Vec::new();
-        for open in bound.0 {
+        for mut open in bound.0 {
             let Some(listener) = id(&open.name) else { continue };
-            for (thread, socket) in open.threads(self.workers).zip(&open.sockets) {
-                let socket = socket.try_clone()?;
+            for (thread, socket) in open.threads(self.workers).zip(std::mem::take(&mut open.given)) {
                 orders.push((thread, Command::Listen { listener, bind: open.site.bind(), socket }));
             }
             self.open.push(open);
@@ -241,7 +243,8 @@ impl Listeners {
         };
         let local = sockets.first().and_then(local);
         let (name, site, is_http) = (listener.name.clone(), site.clone(), is_http(listener));
-        Ok(Open { name, site, is_http, options, sockets, local, inode, keeper: Keeper::Own })
+        let (given, keeper) = (Vec::new(), Keeper::Own);
+        Ok(Open { name, site, is_http, options, sockets, given, local, inode, keeper })
     }
 
     /// So many sockets at an IP address; with port 0 the first one chooses and the others join it.
@@ -268,6 +271,24 @@ impl Listeners {
 }
 
 impl Bound {
+    /// Makes what the threads are to have, as far as it is not there yet: no descriptor will be missing later.
+    ///
+    /// # Errors
+    /// Those of dup(2).
+    pub fn duplicate(&mut self) -> io::Result<()> {
+        for open in &mut self.0 {
+            for socket in &open.sockets[open.given.len()..] {
+                open.given.push(socket.try_clone()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the gateway is to serve one of them.
+    pub fn has_http(&self) -> bool {
+        self.0.iter().any(|open| open.is_http)
+    }
+
     /// Bytes that the smallest receive buffer of the datagram sockets holds; `None` = there are none.
     pub fn receive_buffer_bytes(&self) -> Option<usize> {
         let open = self.0.iter().filter(|open| matches!(open.site, Site::Udp(_)));
@@ -301,7 +322,7 @@ impl Open {
         }
         let (name, site, is_http) = (listener.name.clone(), site.clone(), is_http(listener));
         let (local, inode, keeper) = (self.local, self.inode, self.keeper);
-        Ok(Self { name, site, is_http, options, sockets, local, inode, keeper })
+        Ok(Self { name, site, is_http, options, sockets, given: Vec::new(), local, inode, keeper })
     }
 
     fn remove_file(&self) {

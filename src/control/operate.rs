@@ -127,15 +127,12 @@ impl Supervisor {
     fn ready_listener(&mut self, at: usize) -> Result<(), Refusal> {
         let until = self.wanted.listeners[at].drain.take();
         let name = self.wanted.listeners[at].config.name.clone();
-        let listen = self.listeners.bind(&self.wanted.listening(), &mut self.inherited);
-        let bound = listen.map_err(|error| {
-            self.wanted.listeners[at].drain = until;
-            Refusal::Failed(error.to_string())
-        })?;
+        let bound = self.bind(&self.wanted.listening());
+        let bound = bound.inspect_err(|_| self.wanted.listeners[at].drain = until)?;
         tracing::info!(listener = name, "an operator calls a listener ready: it takes clients again");
         self.refresh(now());
         let orders = self.listeners.keep(bound, |name| self.wanted.listener_id(name));
-        let listen = orders.and_then(|orders| self.engines.order(orders));
+        let listen = orders.map(|orders| self.engines.order(orders));
         self.listeners.store();
         listen.map_err(|error| Refusal::Failed(format!("listener.{name}: {error}")))
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::desk::Refusal;
 use super::events::About;
-use super::listeners::Order;
 use super::listeners::site::Site;
+use super::listeners::{Bound, Order};
 use super::wanted::{Place, Wanted};
 use super::{Supervisor, TIDY_INTERVAL, capacity, discovery, log, notify, now, operate, udp, wall_clock};
 use crate::api::{self, EventKind};
@@ -63,14 +63,14 @@ impl Supervisor {
         let config = Arc::new(config);
         let (teller, news) = (&self.inbox.teller, &mut self.inbox.news);
         self.discovery.wait(&config, discovery::RELOAD_PATIENCE, (teller, news)).await;
-        let bound = match self.listeners.bind(&self.wanted.listening_of(&config), &mut self.inherited) {
+        let bound = match self.bind(&self.wanted.listening_of(&config)) {
             Ok(bound) => bound,
-            Err(error) => {
+            Err(refusal) => {
                 // What was heard while waiting holds for the old file too.
                 self.discovery.settle(&self.wanted.config, wall_clock());
                 self.rebuild(self.wanted.config.clone());
                 self.refresh(now());
-                return Err(Refusal::Failed(error.to_string()));
+                return Err(refusal);
             }
         };
 
@@ -92,12 +92,9 @@ impl Supervisor {
         self.max_connections = capacity::max_connections(&config, self.fds_limit, self.engines.workers.count());
         self.refresh(now());
 
-        let listen = match self.listeners.keep(bound, |name| self.wanted.listener_id(name)) {
+        match self.listeners.keep(bound, |name| self.wanted.listener_id(name)) {
             Ok(orders) => self.engines.order(orders),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = listen {
-            warnings.push(format!("a new listener does not listen: {error}"));
+            Err(error) => warnings.push(format!("a new listener does not listen: {error}")),
         }
         let (unlisten, sites) = self.listeners.release(&self.wanted.listening(), |name| before.listener_id(name));
         self.listeners.store();
@@ -137,11 +134,22 @@ impl Supervisor {
         before
     }
 
+    /// Binds what `config` has and is not open yet, and sees to it that there are threads for it.
+    pub(super) fn bind(&mut self, config: &Config) -> Result<Bound, Refusal> {
+        let bound = self.listeners.bind(config, &mut self.inherited);
+        let mut bound = bound.map_err(|error| Refusal::Failed(error.to_string()))?;
+        bound
+            .duplicate()
+            .map_err(|error| Refusal::Failed(format!("no socket can be given to the threads: {error}")))?;
+        let prepared = self.engines.prepare(&bound);
+        prepared.map_err(|error| Refusal::Failed(format!("the threads for HTTP cannot start: {error}")))?;
+        Ok(bound)
+    }
+
     /// Tells the workers to stop listening, and waits a moment until they have: then whoever asked for the reload may
     /// rely on it.
     pub(super) async fn let_go(&mut self, unlisten: Vec<Order>, sites: &[Site]) {
-        // The gateway runs already where it has something to let go of.
-        let _ = self.engines.order(unlisten);
+        self.engines.order(unlisten);
         let limit = now() + LET_GO_TIMEOUT;
         while now() < limit && self.listeners.are_held(sites) {
             tokio::time::sleep(LET_GO_LOOK).await;

@@ -162,6 +162,8 @@ impl Supervisor {
             (Some(theirs), Some((_, ours))) => ours.describe() == *theirs,
             _ => false,
         };
+        let prepared = self.engines.prepare(&bound);
+        prepared.map_err(|error| Failure::System { what: "the threads for HTTP", error })?;
         let mut collected = Collected::default();
         let (mut last_id, mut left) = (0, Vec::new());
         if let (Some(predecessor), Some(known)) = (predecessor.as_mut(), &inventory) {
@@ -183,7 +185,7 @@ impl Supervisor {
         // Flows must be there before the first datagram of their clients, and the sockets that it comes to before them.
         self.engines.workers.tell_all(|| Command::HandOver(HandOver::Pause(Answer::new(drop))));
         let orders = self.listeners.keep(bound, |name| self.wanted.listener_id(name));
-        let ordered = orders.and_then(|orders| self.engines.order(orders));
+        let ordered = orders.map(|orders| self.engines.order(orders));
         for (worker, (pairs, flows)) in collected.pairs.into_iter().zip(collected.flows).enumerate() {
             self.engines.workers.tell(worker, Command::HandOver(HandOver::Adopt { last_id, pairs, flows }));
         }

@@ -124,19 +124,21 @@ impl Gateway {
     /// Starts its threads, unless they run.
     ///
     /// # Errors
-    /// When a thread or its event loop cannot be made.
+    /// When a thread or its event loop cannot be made. Those that run already end then.
     pub fn start(&mut self) -> stdio::Result<()> {
         if self.is_running() {
             return Ok(());
         }
+        let mut threads = Vec::new();
         for index in self.shared.first..self.shared.threads.len() {
             let (commands, inbox) = mpsc::unbounded_channel();
             let shared = self.shared.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread = std::thread::Builder::new().name(format!("gateway-{}", index - self.shared.first));
             let thread = thread.spawn(move || thread::run(index, shared, runtime, inbox))?;
-            self.threads.push((commands, thread));
+            threads.push((commands, thread));
         }
+        self.threads = threads;
         Ok(())
     }
 

@@ -52,7 +52,8 @@ impl Listeners {
             };
             let local = sockets.first().and_then(local);
             let (name, inode, options) = (listening.listener.clone(), listening.inode, UNKNOWN);
-            let open = Open { name, site, is_http, options, sockets, local, inode, keeper: Keeper::Own };
+            let open =
+                Open { name, site, is_http, options, sockets, given: Vec::new(), local, inode, keeper: Keeper::Own };
             self.inherited.push((place, open));
         }
     }

@@ -54,7 +54,7 @@ impl Listeners {
             Site::Unix(path) => (inode(path), Keeper::Own),
             _ => (None, Keeper::Own),
         };
-        Ok(Open { name, site, is_http, options, sockets, local, inode, keeper })
+        Ok(Open { name, site, is_http, options, sockets, given: Vec::new(), local, inode, keeper })
     }
 
     /// Has the service manager keep what this process has bound, and nothing else.

@@ -386,9 +386,7 @@ impl Supervisor {
         notify::succeeded_by(pid);
         // The successor waits for this to say that it is ready.
         drop(channel);
-        let left = self.listeners.leave(&prepared.left, |name| self.wanted.listener_id(name));
-        // Those are for sockets that are open here already: nothing is started for them.
-        let _ = self.engines.order(left);
+        self.engines.order(self.listeners.leave(&prepared.left, |name| self.wanted.listener_id(name)));
         for worker in 0..self.engines.workers.count() {
             // A worker that does not answer has not forgotten, and keeps its sockets until the end.
             let _ = self.ask(worker, HandOver::Forget).await;
