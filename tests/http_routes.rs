@@ -103,6 +103,32 @@ fn a_cookie_keeps_a_client_with_its_backend_and_a_forged_one_does_not() {
 }
 
 #[test]
+fn a_cookie_keeps_a_client_with_its_pool_unless_that_takes_nobody() {
+    let (a, b) = (Backend::webs("a"), Backend::webs("b"));
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    let file = |weight: u32| {
+        let pools = format!("pools = [{{ name = \"old\", weight = {weight} }}, {{ name = \"new\", weight = 1 }}]");
+        let sticky = format!("sticky = {{ secret_file = \"{}\" }}", secret.display());
+        let route = format!("[[route]]\nname = \"all\"\nlistener = \"web\"\n{pools}\n{sticky}\n");
+        listener("") + &route + &pool("old", "", &[&a]) + &pool("new", "", &[&b])
+    };
+    let evener = start(&file(1));
+    let visitor = |name: &str| {
+        let answers = std::iter::repeat_with(|| asked(evener.port("web"), &get("/")));
+        let answer = answers.take(200).find(|answer| answer.text() == name).expect("each has half of the clients");
+        answer.field("set-cookie").unwrap().split(';').next().unwrap().to_owned()
+    };
+    let ask = |cookie: &str| asked(evener.port("web"), &request("GET", "/", &format!("cookie: {cookie}\r\n"))).text();
+    let (old, new) = (visitor("a"), visitor("b"));
+    assert!((0..20).all(|_| ask(&old) == "a" && ask(&new) == "b"));
+    evener.rewrite(&file(0));
+    evener.cli_ok(&["reload"]);
+    assert!((0..20).all(|_| ask(&old) == "b"), "weight 0 takes nobody");
+}
+
+#[test]
 fn a_breaker_opens_and_closes() {
     let backend = Backend::http("b");
     backend.be_sick(true);

@@ -186,8 +186,10 @@ impl Exchange<'_> {
     ) -> Result<Answer<ResponseBody>, Failure> {
         let (client, route) = (self.client, &*onward.prepared.route);
         let thread = &client.thread;
-        let pool = onward.prepared.pool(&mut thread.rng.borrow_mut()).and_then(|name| self.snapshot.pool_named(name));
-        let Some(pool) = pool else { return Err(Refusal::NoBackend.into()) };
+        let name = onward.prepared.pool(&mut head.headers, &mut thread.rng.borrow_mut());
+        let Some(pool) = name.and_then(|name| self.snapshot.pool_named(name)) else {
+            return Err(Refusal::NoBackend.into());
+        };
         record.pool = Some(pool.stats.name.clone());
         let limit = route.policies.body;
         if incoming.length().is_some_and(|length| length > limit) {

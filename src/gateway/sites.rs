@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::HeaderName;
 
 use super::breaker::Breaker;
+use super::message::Headers;
 use super::policy;
 use super::route::Table;
 use super::stats::RouteStats;
+use super::sticky;
 use crate::config::http::{Action, Gateway, Route};
 use crate::id::{ListenerId, PoolId};
 use crate::snapshot::{Pool, Site, Snapshot};
@@ -159,11 +161,17 @@ impl Registry {
 }
 
 impl Prepared {
-    /// The pool for the next request of this route, by weight.
-    pub fn pool(&self, rng: &mut fastrand::Rng) -> Option<&str> {
+    /// The pool for the next request of this route: where the client's cookie says that it stays, or by weight.
+    pub fn pool(&self, headers: &mut Headers, rng: &mut fastrand::Rng) -> Option<&str> {
         let Action::Forward(pools) = &self.route.action else { return None };
         if let [(pool, _)] = pools.as_slice() {
             return Some(pool);
+        }
+        if let Some(rule) = &self.route.sticky {
+            let mut open = pools.iter().filter(|(_, weight)| *weight > 0);
+            if let Some((pool, _)) = open.find(|(pool, _)| sticky::backend(rule, pool, headers.map()).is_some()) {
+                return Some(pool);
+            }
         }
         let all = pools.iter().map(|(_, weight)| u64::from(*weight)).sum::<u64>();
         let mut at = rng.u64(0..all.max(1));
