@@ -18,7 +18,7 @@
 //!     udp      -> balance config handover id limit reason snapshot stats sys timer
 //! L4  worker   -> access balance config engine handover id limit proxy_header queue reason snapshot stats sys tcp timer udp
 //!     health   -> config id proxy_header tls
-//!     gateway  -> access balance config engine id limit proxy_header queue reason snapshot stats sys
+//!     gateway  -> access balance config engine id limit proxy_header queue reason snapshot stats sys tls
 //! L5  control  -> access api balance config engine gateway handover health id limit reason snapshot stats sys tls worker
 //! L6  cli      -> api config control gateway sys
 //!     main     -> cli sys

@@ -6,7 +6,7 @@ mod harness;
 use std::io::{Read, Write};
 use std::process::{Command, Output, Stdio};
 
-use harness::http::{get, listener, pool_of, reply, request, site};
+use harness::http::{Peer, get, listener, pool_of, reply, request, site};
 use harness::tls::{Authority, secure, try_secure};
 use harness::{Backend, Evener, SOON, connect, local, require, try_connect, wait_until};
 
@@ -163,4 +163,29 @@ fn who_has_just_shaken_hands_when_a_drain_begins_may_still_ask() {
         answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close")
     };
     assert!((0..5).any(|_| is_answered()));
+}
+
+#[test]
+fn a_reload_that_trusts_another_name_uses_no_connection_that_trusted_the_old_one() {
+    let (authority, deep) = (Authority::new(), Backend::webs("deep"));
+    let keys = format!("tls = {{ {} }}", authority.sign(&["inner.test"]).keys());
+    let inner = Evener::start(&(ONE_THREAD.to_owned() + &site(&keys, "", "", &[&deep])));
+    for version in ["1.1", "2"] {
+        let file = |name: &str| {
+            let trust = format!("tls = {{ ca = \"{}\", server_name = \"{name}\" }}", authority.file().display());
+            let pool =
+                pool_of("web", local(inner.port("web")), &format!("{trust}\nhttp = {{ version = \"{version}\" }}"));
+            let route = "[[route]]\nname = \"all\"\nlistener = \"web\"\npool = \"web\"\n";
+            ONE_THREAD.to_owned() + &listener("") + route + &pool
+        };
+        let evener = Evener::start(&file("inner.test"));
+        let mut client = Peer::of(evener.port("web"));
+        assert_eq!(client.ask(get("/")).status(), 200);
+        evener.rewrite(&file("other.test"));
+        evener.cli_ok(&["reload"]);
+        assert_eq!(client.ask(get("/")).status(), 502, "HTTP/{version}");
+        evener.rewrite(&file("inner.test"));
+        evener.cli_ok(&["reload"]);
+        assert_eq!(client.ask(get("/")).status(), 200, "HTTP/{version}");
+    }
 }

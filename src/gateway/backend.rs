@@ -66,11 +66,12 @@ pub enum Sent {
 }
 
 impl Idle {
-    /// The connection that was used last, if it is still there, and how long ago that was.
-    pub fn take(&mut self, backend: BackendId, speech: Speech, now: Instant) -> Option<(Link, Duration)> {
+    /// The connection that was used last, if it is still there and as the pool wants it now, and how long ago that was.
+    pub fn take(&mut self, backend: BackendId, pool: &Pool, now: Instant) -> Option<(Link, Duration)> {
+        let (speech, tls) = (pool.config.http.speech, pool.tls.as_ref());
         if speech.version == Version::Http2 {
             let link = self.http2.get(&backend)?;
-            if link.sender.is_closed() {
+            if link.sender.is_closed() || !link.handle.speaks(tls) {
                 self.http2.remove(&backend);
                 return None;
             }
@@ -79,7 +80,7 @@ impl Idle {
         let idle = self.http1.get_mut(&backend)?;
         while let Some((mut link, since)) = idle.pop() {
             let idle = now.saturating_duration_since(since);
-            if idle < speech.idle_timeout && link.is_open() {
+            if idle < speech.idle_timeout && link.speaks(tls) && link.is_open() {
                 return Some((Link::Http1(link), idle));
             }
         }
@@ -182,7 +183,7 @@ pub async fn connect(pool: &Pool, backend: &Backend, links: &Links) -> Result<Li
                 Io::client(handshake.await.map_err(|error| tls_failure(pool, backend, &error))?)
             }
         };
-        speak(pool, io, links.add(backend.id)).await
+        speak(pool, io, links.add(backend.id, pool.tls.clone())).await
     };
     tokio::time::timeout(pool.config.connect.timeout, connecting).await.unwrap_or(Err(ConnectFailure::Timeout))
 }

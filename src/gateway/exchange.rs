@@ -187,9 +187,7 @@ impl Exchange<'_> {
         let (client, route) = (self.client, &*onward.prepared.route);
         let thread = &client.thread;
         let name = onward.prepared.pool(&mut head.headers, &mut thread.rng.borrow_mut());
-        let Some(pool) = name.and_then(|name| self.snapshot.pool_named(name)) else {
-            return Err(Refusal::NoBackend.into());
-        };
+        let pool = name.and_then(|name| self.snapshot.pool_named(name)).ok_or(Refusal::NoBackend)?;
         record.pool = Some(pool.stats.name.clone());
         let limit = route.policies.body;
         if incoming.length().is_some_and(|length| length > limit) {
@@ -211,17 +209,13 @@ impl Exchange<'_> {
         }
         let body = match incoming.is_over() {
             true => RequestBody::Empty,
-            false => {
-                let intake = record.intake.clone();
-                let sites = self.sites.clone();
-                RequestBody::Stream {
-                    incoming: std::mem::replace(incoming, Incoming::Empty),
-                    left: limit,
-                    intake,
-                    sites,
-                    under_way: UnderWay::new(client),
-                }
-            }
+            false => RequestBody::Stream {
+                incoming: std::mem::replace(incoming, Incoming::Empty),
+                left: limit,
+                intake: record.intake.clone(),
+                sites: self.sites.clone(),
+                under_way: UnderWay::new(client),
+            },
         };
         let intake = record.intake.clone();
         let (is_upgrade, address) = (protocol.is_some(), onward.who.address);

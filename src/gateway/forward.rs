@@ -224,9 +224,8 @@ impl<'r> Tries<'r> {
     /// A connection, and for how long it was idle; `None` when the backend could not be reached and another one may be.
     async fn connect(&mut self, backend: &Backend) -> Result<Option<(Link, Option<Duration>)>, Refusal> {
         let thread = self.thread;
-        let speech = self.pool.config.http.speech;
         let began = thread.clock.turn();
-        let idle = thread.idle.borrow_mut().take(backend.id, speech, began);
+        let idle = thread.idle.borrow_mut().take(backend.id, &self.pool, began);
         if let Some((link, idle)) = idle {
             return Ok(Some((link, Some(idle))));
         }

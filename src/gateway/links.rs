@@ -2,19 +2,31 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use crate::id::BackendId;
 use crate::reason::CloseReason;
+use crate::tls::ToBackends;
 
 /// What ends one connection: whoever reads from it, now or later, finds it broken.
 #[derive(Debug, Default)]
 pub struct Handle {
+    /// How TLS is spoken over it; `None` = not at all.
+    tls: Option<Arc<ToBackends>>,
     ended: Cell<Option<CloseReason>>,
     reader: RefCell<Option<Waker>>,
 }
 
 impl Handle {
+    /// Whether a new connection would speak TLS in the same way.
+    pub fn speaks(&self, tls: Option<&Arc<ToBackends>>) -> bool {
+        match (&self.tls, tls) {
+            (Some(mine), Some(tls)) => Arc::ptr_eq(mine, tls),
+            (mine, tls) => mine.is_none() && tls.is_none(),
+        }
+    }
+
     /// Ends it.
     pub fn end(&self, reason: CloseReason) {
         self.ended.set(Some(reason));
@@ -44,8 +56,8 @@ pub struct Links(RefCell<Vec<(BackendId, Weak<Handle>)>>);
 
 impl Links {
     /// A new connection.
-    pub fn add(&self, backend: BackendId) -> Rc<Handle> {
-        let handle = Rc::new(Handle::default());
+    pub fn add(&self, backend: BackendId, tls: Option<Arc<ToBackends>>) -> Rc<Handle> {
+        let handle = Rc::new(Handle { tls, ..Handle::default() });
         let mut links = self.0.borrow_mut();
         if links.len() == links.capacity() {
             links.retain(|(_, handle)| handle.strong_count() > 0);
@@ -68,9 +80,9 @@ mod tests {
     #[test]
     fn those_that_are_gone_are_forgotten() {
         let links = Links::default();
-        let kept: Vec<_> = (0..3).map(|_| links.add(BackendId(1))).collect();
+        let kept: Vec<_> = (0..3).map(|_| links.add(BackendId(1), None)).collect();
         for _ in 0..10_000 {
-            links.add(BackendId(2));
+            links.add(BackendId(2), None);
         }
         assert_eq!(links.of(BackendId(1)).len(), kept.len());
         assert!(links.of(BackendId(2)).is_empty());

@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use crate::gateway::io::Io;
 use crate::gateway::links::Handle;
 use crate::gateway::meaning::Meaning;
 use crate::reason::CloseReason;
+use crate::tls::ToBackends;
 
 /// What the head of a response may have.
 const LIMITS: Limits = Limits { bytes: 64 * 1024, fields: 100 };
@@ -50,6 +52,11 @@ impl Link {
     pub fn new(io: Io, handle: Rc<Handle>) -> Self {
         let (inbox, outbox) = (Inbox::default(), Outbox::default());
         Self { io, inbox, outbox, upload: None, response: Decoder::Length(0), keeps: true, interim: 0, handle }
+    }
+
+    /// Whether a new connection would speak TLS in the same way.
+    pub fn speaks(&self, tls: Option<&Arc<ToBackends>>) -> bool {
+        self.handle.speaks(tls)
     }
 
     /// Why it was ended here, if it was.
