@@ -66,6 +66,11 @@ impl KeySet {
         }
     }
 
+    /// Whether a key has this id.
+    pub fn has_named(&self, id: &str) -> bool {
+        self.named.contains_key(id)
+    }
+
     /// Whether there is no key at all.
     pub fn is_empty(&self) -> bool {
         self.named.is_empty() && self.unnamed.is_empty()

@@ -1,5 +1,5 @@
-//! `keys_url`: keys that are fetched. One task for each table asks at the start, every `refresh`, and when a token names a
-//! key that is not known, but never more often than `cooldown` says. What was had last is kept while there is nothing
+//! `keys_url`: keys that are fetched. One task for each table asks at the start, every `refresh`, and when a token may be
+//! of a key that is not known, but never more often than `cooldown` says. What was had last is kept while there is nothing
 //! newer; before anything was had, no token counts.
 
 use std::collections::HashMap;
@@ -69,7 +69,7 @@ impl Source {
         &self.shared.keys
     }
 
-    /// A token names a key that is not known. Asks of many tokens are one fetch.
+    /// A token may be of a key that is not known. Asks of many tokens are one fetch.
     pub fn ask(&self) {
         self.shared.asked.send_replace(());
     }

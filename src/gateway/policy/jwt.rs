@@ -123,9 +123,7 @@ impl Tokens {
         let candidates = keys.candidates(header.kid.as_deref());
         let mut candidates = candidates.iter().filter(|key| key.algorithms.contains(&header.alg)).peekable();
         if candidates.peek().is_none() {
-            if let Keys::Fetched(source) = &self.keys {
-                source.ask();
-            }
+            self.ask_for_keys();
             return Err(invalid("there is no key for this token"));
         }
         let validation = signature_only(header.alg);
@@ -136,7 +134,18 @@ impl Tokens {
                 Err(_) => return Err(invalid("the token is not well-formed")),
             }
         }
+        // Of a key that was tried only for want of the right one: that may be a newer one than those that are known.
+        if !header.kid.is_some_and(|id| keys.has_named(&id)) {
+            self.ask_for_keys();
+        }
         Err(invalid("the signature is wrong"))
+    }
+
+    /// Has them fetched again, where they are.
+    fn ask_for_keys(&self) {
+        if let Keys::Fetched(source) = &self.keys {
+            source.ask();
+        }
     }
 
     /// What signed claims say.

@@ -3,6 +3,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{EncodingKey, Header};
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -10,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::config::http::keys::Algorithm;
+use crate::gateway::policy::jwt::Tokens;
 
 const LONG: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_millis(120);
@@ -119,6 +123,44 @@ fn an_unknown_key_asks_once_and_not_more_often_than_the_cooldown() {
             until(|| server.count() >= round).await;
             sleep(SHORT * 3).await;
             assert_eq!(server.count(), round, "many asks are one fetch");
+        }
+    });
+}
+
+#[test]
+fn a_signature_of_no_known_key_asks_unless_its_token_names_one_of_them() {
+    run(async {
+        let [old, new] = [(); 2].map(|()| rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap());
+        let signed = |key: &rcgen::KeyPair, id: Option<&str>| {
+            let header = Header { kid: id.map(str::to_owned), ..Header::new(Algorithm::EdDSA) };
+            let claims = serde_json::json!({ "exp": 2 });
+            jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ed_der(key.serialized_der())).unwrap()
+        };
+        let jwk = |id: &str| {
+            let x = URL_SAFE_NO_PAD.encode(old.public_key_raw());
+            format!("{{\"kty\":\"OKP\",\"crv\":\"Ed25519\",{id}\"x\":\"{x}\"}}")
+        };
+        let (named, unnamed) = (jwk("\"kid\":\"k1\","), jwk(""));
+        let sets =
+            [old.public_key_pem(), format!("{{\"keys\":[{named}]}}"), format!("{{\"keys\":[{named},{unnamed}]}}")];
+        for (set, id, asks) in
+            [(0, None, true), (0, Some("k2"), true), (1, None, true), (1, Some("k1"), false), (2, Some("k2"), true)]
+        {
+            let server = Server::start(&[ok(&sets[set])]).await;
+            let mut sources = Sources::default();
+            let jwt = table(&server.url, LONG, SHORT);
+            let source = sources.renew(std::slice::from_ref(&jwt))[0].clone().unwrap();
+            sources.fetched().await;
+            let tokens = Tokens::new(&jwt, Some(source.clone()));
+            let check = |key, id| tokens.check(signed(key, id).as_bytes(), Duration::ZERO);
+            let asked = source.shared.asked.subscribe();
+            assert!(check(&old, None).is_ok() && !asked.has_changed().unwrap());
+            assert!(check(&new, id).is_err());
+            assert_eq!(asked.has_changed().unwrap(), asks, "{set} {id:?}");
+            server.answers.lock().unwrap()[0] = ok(&new.public_key_pem());
+            if asks {
+                until(|| check(&new, id).is_ok()).await;
+            }
         }
     });
 }
