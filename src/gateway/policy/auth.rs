@@ -118,24 +118,29 @@ impl Auth {
             match verified {
                 Ok(token) => {
                     let (issuer, consumer) = (Some(tokens.name.clone()), token.consumer.clone());
-                    return Ok(Identity { issuer, consumer, token: Some(token), hidden: None });
+                    return Ok(Identity { issuer, consumer, token: Some(token), hidden: self.hidden() });
                 }
                 Err(failure) => why = why.or(failure),
             }
         }
-        if let Some(ApiKey { header, hide }) = &self.api_key {
+        if let Some(ApiKey { header, .. }) = &self.api_key {
             match single(headers, header).and_then(|key| self.consumers.with_key(key)) {
-                Ok(consumer) => return Ok(Identity::of_consumer(consumer, hide.then(|| header.clone()))),
+                Ok(consumer) => return Ok(Identity::of_consumer(consumer, self.hidden())),
                 Err(failure) => why = why.or(failure),
             }
         }
         if self.basic.is_some() {
             match authorization(headers, "basic").and_then(|pair| self.consumers.with_password(pair)) {
-                Ok(consumer) => return Ok(Identity::of_consumer(consumer, None)),
+                Ok(consumer) => return Ok(Identity::of_consumer(consumer, self.hidden())),
                 Err(failure) => why = why.or(failure),
             }
         }
         Err(why)
+    }
+
+    /// The header with a key that the backend is not to see, also where something else has counted.
+    fn hidden(&self) -> Option<HeaderName> {
+        self.api_key.as_ref().filter(|key| key.hide).map(|key| key.header.clone())
     }
 
     /// RFC 9110, 11.6.1: a 401 says what would do; RFC 6750, 3: and what was wrong with the token.

@@ -251,6 +251,25 @@ fn only_a_token_writes_the_headers_of_claims_on_every_route() {
 }
 
 #[test]
+fn a_hidden_key_stays_hidden_whoever_the_client_is_known_as() {
+    let prepared = prepared(with_auth(every_auth()));
+    for authorization in [token("\"sub\":\"anna\",\"scope\":\"read\""), basic("acme:p:w"), "Bearer no".to_owned()] {
+        for key in ["k1", "k3"] {
+            let mut asked = headers(&[(AUTHORIZATION, &authorization), (KEY, key)]);
+            ask(&prepared, &mut asked).unwrap();
+            assert_eq!(
+                (all(&asked, "x-api-key"), asked.contains_key(AUTHORIZATION)),
+                (vec![], true),
+                "{authorization}"
+            );
+        }
+    }
+    let mut asked = headers(&[(AUTHORIZATION, &basic("acme:p:w")), (KEY, "unknown")]);
+    ask(&prepared, &mut asked).unwrap();
+    assert!(all(&asked, "x-api-key").is_empty(), "it may be a key of somewhere else");
+}
+
+#[test]
 fn a_table_whose_keys_are_not_there_lets_nobody_in() {
     let url = KeySource::Url { url: Uri::from_static("http://127.0.0.1:1/"), refresh: EPOCH, cooldown: EPOCH };
     let tokens = Tokens::new(&Arc::new(Jwt { keys: url, ..(*jwt()).clone() }), None);
