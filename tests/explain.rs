@@ -169,3 +169,27 @@ fn check_warns_of_a_route_that_no_request_reaches() {
     assert!(err.contains("warning: no request takes the route `late`: `user` goes before it"), "{err}");
     assert_eq!(with(FILE, &["check"]).2, "");
 }
+
+/// What `check` says of a route `admin` with `auth` for pool `app`, an open one for pool `docs`, and another one.
+fn checked(other: &str) -> String {
+    let route = |keys: &str| format!("[[route]]\nlistener = \"web\"\n{keys}\n\n");
+    let text = FILE.split_once("[[route]]").unwrap().0.to_owned()
+        + &route("name = \"admin\"\nmatch = { path_prefix = \"/admin\" }\npool = \"app\"\nauth = { api_key = true }")
+        + &route("name = \"docs\"\nmatch = { path_prefix = \"/docs\" }\npool = \"docs\"")
+        + &route(other)
+        + "[pool.app]\nbackends = [\"127.0.0.1:1\"]\n[pool.docs]\nbackends = [\"127.0.0.1:2\"]\n"
+        + &format!("[consumer.acme]\nkeys = [\"sha256:{}\"]\n", "0".repeat(64));
+    let text = text.replace("[listener.other]\nbind = \"127.0.0.1:8081\"\nprotocol = \"http\"\n", "");
+    let (status, out, err) = with(&text, &["check"]);
+    assert_eq!(status, 0, "{out}{err}");
+    err
+}
+
+#[test]
+fn check_warns_of_an_open_route_among_protected_paths_unless_it_says_that_it_is_one() {
+    let open = "name = \"state\"\nmatch = { path = \"/{any}/state\" }\npool = \"app\"\n";
+    let warning = "warning: the route `state` asks nobody who they are, and takes requests to hosts and paths of others \
+                   that do: `admin`; if that is meant, say `auth = \"none\"` in it\n\n";
+    assert_eq!(checked(open), warning);
+    assert_eq!(checked(&format!("{open}auth = \"none\"\n")), "");
+}

@@ -101,7 +101,8 @@ pub fn warnings(config: &Config) -> Vec<String> {
         for pairs in table.exposed().chunk_by(|(one, _), (next, _)| one.name == next.name) {
             let protected: Vec<_> = pairs.iter().map(|(_, protected)| format!("`{}`", protected.name)).collect();
             warnings.push(format!(
-                "the route `{}` asks nobody who they are, and takes requests to hosts and paths of others that do: {}",
+                "the route `{}` asks nobody who they are, and takes requests to hosts and paths of others that do: {}; \
+                 if that is meant, say `auth = \"none\"` in it",
                 pairs[0].0.name,
                 protected.join(", ")
             ));
@@ -226,7 +227,7 @@ fn request(question: &Question) -> Result<Head, String> {
 
 /// What is asked, in the order in which it is asked.
 fn policies(policies: &Policies) -> Vec<String> {
-    let Policies { allow, deny, cors, auth, rate_limits, body } = policies;
+    let Policies { allow, deny, cors, auth, is_meant_open: _, rate_limits, body } = policies;
     let mut words = Vec::new();
     let mut word = |is_set: bool, word: &str| words.extend(is_set.then(|| word.to_owned()));
     word(!deny.is_empty(), "deny");

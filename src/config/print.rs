@@ -69,6 +69,11 @@ impl Lines {
     pub(super) fn key(&mut self, key: &str, value: impl Display) {
         let _ = writeln!(self.0, "{key} = {value}");
     }
+
+    /// What holds without a key that could say it.
+    pub(super) fn note(&mut self, text: &str) {
+        let _ = writeln!(self.0, "# {text}");
+    }
 }
 
 fn print_process(out: &mut Lines, process: &Process) {
@@ -81,7 +86,7 @@ fn print_process(out: &mut Lines, process: &Process) {
     out.key("admin", admin.as_ref().map_or(quote(""), |path| quote(path.display())));
     match metrics {
         Some(address) => out.key("metrics", quote(address)),
-        None => out.0.push_str("# metrics is off\n"),
+        None => out.note("metrics is off"),
     }
     out.key("status_page", status_page);
     out.key("splice", quote(word_of(SPLICE, splice)));
@@ -210,7 +215,7 @@ fn print_pool(out: &mut Lines, pool: &Pool, users: Users) {
     out.key("passive", passive.unwrap_or("false".to_owned()));
     out.key("panic_below", percent(pool.panic_below.0));
     match pool.on_down {
-        None => out.0.push_str("# on_down is not set: connections stay, flows are given another backend\n"),
+        None => out.note("on_down is not set: connections stay, flows are given another backend"),
         Some(OnDown::Keep) => out.key("on_down", quote("keep")),
         Some(OnDown::CloseAfter(Duration::ZERO)) => out.key("on_down", quote("close")),
         Some(OnDown::CloseAfter(after)) => out.key("on_down", quote(format!("close after {}", format_duration(after)))),

@@ -226,6 +226,8 @@ pub struct Policies {
     pub cors: Option<Arc<Cors>>,
     /// Who it must be; `None` = anybody.
     pub auth: Option<Arc<Auth>>,
+    /// Whether it says itself that this is anybody: `auth = "none"`.
+    pub is_meant_open: bool,
     /// Each of these; those by client address and header are asked before `auth`, those with the consumer after it.
     pub rate_limits: Vec<RateLimit>,
     /// Bytes of a request's body.

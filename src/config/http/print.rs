@@ -88,7 +88,11 @@ fn print_route(out: &mut Lines, route: &Route) {
     out.key("allow", list(&policies.allow));
     out.key("deny", list(&policies.deny));
     out.key("cors", policies.cors.as_ref().map_or("false".to_owned(), |cors| print_cors(cors)));
-    out.key("auth", policies.auth.as_ref().map_or(quote("none"), |auth| print_auth(auth)));
+    match &policies.auth {
+        Some(auth) => out.key("auth", print_auth(auth)),
+        None if policies.is_meant_open => out.key("auth", quote("none")),
+        None => out.note("auth is not set: nobody is asked who they are"),
+    }
     let limits: Vec<String> = policies.rate_limits.iter().map(print_rate_limit).collect();
     out.key("rate_limit", format!("[{}]", limits.join(", ")));
     out.key("limits", table([("body", size(policies.body))]));

@@ -56,7 +56,7 @@ fn action(action: &Action) -> String {
 
 /// In the order in which it is asked.
 fn asked(policies: &Policies) -> String {
-    let Policies { allow, deny, cors, auth, rate_limits, body } = policies;
+    let Policies { allow, deny, cors, auth, is_meant_open: _, rate_limits, body } = policies;
     let mut parts = Vec::new();
     if !allow.is_empty() {
         parts.push("allow".to_owned());

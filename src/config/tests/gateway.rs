@@ -51,7 +51,10 @@ fn what_a_route_says_of_a_kind_replaces_what_its_listener_says_of_it_and_nothing
     assert_eq!((policies.rate_limits.len(), policies.body, bare.request_headers.remove.len()), (1, 1024, 1));
     for (key, differs) in [
         ("cors = false", Route { policies: http::Policies { cors: None, ..policies.clone() }, ..bare.clone() }),
-        ("auth = \"none\"", Route { policies: http::Policies { auth: None, ..policies.clone() }, ..bare.clone() }),
+        (
+            "auth = \"none\"",
+            Route { policies: http::Policies { auth: None, is_meant_open: true, ..policies.clone() }, ..bare.clone() },
+        ),
         (
             "rate_limit = []",
             Route { policies: http::Policies { rate_limits: Vec::new(), ..policies.clone() }, ..bare.clone() },

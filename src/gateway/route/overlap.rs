@@ -24,15 +24,14 @@ impl Table {
         pairs.collect()
     }
 
-    /// Routes that ask nobody who they are and take requests to hosts and paths of one that does: because they go
-    /// before it, or because a request does not meet its further conditions. First the open one.
+    /// Routes that ask nobody who they are, without saying that this is meant, and take requests to hosts and paths of
+    /// one that does: because they go before it, or because a request does not meet its further conditions. First the
+    /// open one.
     pub fn exposed(&self) -> Vec<(&Arc<Route>, &Arc<Route>)> {
         let entries = ranked(&self.routes);
-        let is_protected = |known: &Known| known.route.policies.auth.is_some();
-        let is_open = |known: &Known| !is_protected(known) && matches!(known.route.action, Action::Forward(_));
         let mut pairs: Vec<(usize, usize)> = Vec::new();
-        for (open_rank, open) in entries.iter().enumerate().filter(|(_, (at, _))| is_open(&self.routes[*at])) {
-            let protected = entries.iter().enumerate().filter(|(_, (at, _))| is_protected(&self.routes[*at]));
+        for (open_rank, open) in entries.iter().enumerate().filter(|(_, (at, _))| self.routes[*at].is_open()) {
+            let protected = entries.iter().enumerate().filter(|(_, (at, _))| self.routes[*at].is_protected());
             for (rank, protected) in protected {
                 let [asks, others] = [protected.0, open.0].map(|at| &self.routes[at].route.matches);
                 let takes = open_rank < rank || !conditions_cover(asks, others);
@@ -61,6 +60,18 @@ impl Table {
         (host_covers(host, other) || host_covers(other, host))
             && (some.is_empty() || others.is_empty() || some.iter().any(|method| others.contains(method)))
             && path_meets(&first.shape, &second.shape)
+    }
+}
+
+impl Known {
+    fn is_protected(&self) -> bool {
+        self.route.policies.auth.is_some()
+    }
+
+    /// Whether anybody may have requests forwarded by it, and nothing says that this is meant.
+    fn is_open(&self) -> bool {
+        let is_meant = self.route.policies.is_meant_open;
+        !self.is_protected() && !is_meant && matches!(self.route.action, Action::Forward(_))
     }
 }
 

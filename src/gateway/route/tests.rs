@@ -330,8 +330,10 @@ fn an_open_route_that_takes_requests_of_a_protected_one_is_named() {
     let secret = |name| with(name, auth);
     let get = |name| with(name, |route| route.matches.methods = vec![Method::GET]);
     let secret_get = |name| with(name, |route| (auth(route), route.matches.methods = vec![Method::GET]).0);
+    let meant = |name| with(name, |route| route.policies.is_meant_open = true);
     for (routes, is_exposed) in [
         (vec![secret(" /admin/*"), route(" *")], false),
+        (vec![secret(" /admin/*"), meant(" /{x}/status")], false),
         (vec![secret_get(" /admin/*"), route(" *")], true),
         (vec![secret_get(" /admin/*"), with(" *", |route| route.matches.methods = vec![Method::PUT])], false),
         (vec![secret_get(" /admin/*"), get(" *")], false),

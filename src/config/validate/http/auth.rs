@@ -20,17 +20,18 @@ const REALM_BYTES_MAX: usize = 255;
 
 const EXAMPLE: &str = "write `auth = { jwt = \"NAME\" }`, `{ api_key = true }` or `{ basic = true }`, or \"none\"";
 
-/// Who it must be; `"none"` takes a default away.
-pub(super) fn read(r: &mut Reader, known: &Known, default: Option<Arc<Auth>>) -> Option<Arc<Auth>> {
-    let Some(item) = r.take("auth") else { return default };
+/// Who it must be, and whether `"none"` stands here, which takes a default away.
+pub(super) fn read(r: &mut Reader, known: &Known, default: Option<Arc<Auth>>) -> (Option<Arc<Auth>>, bool) {
+    let Some(item) = r.take("auth") else { return (default, false) };
     match item.get_ref() {
-        DeValue::String(word) if word.as_ref() == "none" => None,
+        DeValue::String(word) if word.as_ref() == "none" => (None, true),
         DeValue::Table(table) => {
-            Some(Arc::new(r.element(table, Spanned::span(item), "`auth`".to_owned(), |r| auth(r, known))))
+            let auth = r.element(table, Spanned::span(item), "`auth`".to_owned(), |r| auth(r, known));
+            (Some(Arc::new(auth)), false)
         }
         _ => {
             r.value::<()>("auth", item, |value| Err(mismatch(value, "a table, or \"none\",").help(EXAMPLE)));
-            default
+            (default, false)
         }
     }
 }

@@ -16,6 +16,8 @@ const TIMEOUTS: Timeouts = Timeouts { request: Some(Duration::from_secs(30)), id
 pub(in crate::config::validate) struct Defaults {
     pub body: u64,
     pub auth: Option<Arc<Auth>>,
+    /// Nobody's default: each route says it for itself.
+    pub is_meant_open: bool,
     pub rate_limits: Vec<RateLimit>,
     pub cors: Option<Arc<Cors>>,
     pub timeout: Timeouts,
@@ -29,6 +31,7 @@ impl Default for Defaults {
         Self {
             body: super::LIMITS.body,
             auth: None,
+            is_meant_open: false,
             rate_limits: Vec::new(),
             cors: None,
             timeout: TIMEOUTS,
@@ -41,9 +44,11 @@ impl Default for Defaults {
 
 /// The keys of a listener or a route, and for those that are not there what `defaults` says.
 pub(super) fn read(r: &mut Reader, known: &Known, defaults: &Defaults) -> Defaults {
+    let (auth, is_meant_open) = auth::read(r, known, defaults.auth.clone());
     Defaults {
         body: defaults.body,
-        auth: auth::read(r, known, defaults.auth.clone()),
+        auth,
+        is_meant_open,
         rate_limits: limits::rate_limits(r, &defaults.rate_limits),
         cors: or(r, "cors", defaults.cors.clone(), limits::cors),
         retry: or(r, "retry", defaults.retry.clone(), limits::retry),

@@ -134,6 +134,7 @@ fn route(r: &mut Reader, known: &Known, listeners: &Listeners, used: &mut Vec<Us
             deny: deny.into_iter().map(|(network, _)| network).collect(),
             cors: merged.cors,
             auth: merged.auth,
+            is_meant_open: merged.is_meant_open,
             rate_limits: merged.rate_limits,
             body,
         },
