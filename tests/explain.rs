@@ -193,3 +193,23 @@ fn check_warns_of_an_open_route_among_protected_paths_unless_it_says_that_it_is_
     assert_eq!(checked(open), warning);
     assert_eq!(checked(&format!("{open}auth = \"none\"\n")), "");
 }
+
+#[test]
+fn check_warns_of_an_open_route_that_strips_its_way_to_protected_paths_of_its_pool() {
+    let open = |pool: &str, change: &str| {
+        format!("name = \"app\"\nmatch = {{ path_prefix = \"/app\" }}\npool = \"{pool}\"\n{change}\n")
+    };
+    let warning = |key: &str| {
+        format!(
+            "warning: the route `app` asks nobody who they are, and by its `{key}` requests come to their pool as those of \
+             others that do: `admin`; no route is looked for again, so give it `auth`, or, if that is meant, say \
+             `auth = \"none\"` in it\n\n"
+        )
+    };
+    let (strip, rewrite) = ("strip_prefix = \"/app\"", "rewrite_path = \"/{rest}\"");
+    assert_eq!(checked(&open("app", strip)), warning("strip_prefix"));
+    assert_eq!(checked(&open("app", rewrite)), warning("rewrite_path"));
+    assert_eq!(checked(&open("docs", strip)), "", "another pool");
+    assert_eq!(checked(&open("app", "rewrite_path = \"/app/v2/{rest}\"")), "", "other paths");
+    assert_eq!(checked(&open("app", &format!("{strip}\nauth = \"none\""))), "", "it is meant");
+}

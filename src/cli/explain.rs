@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::Misuse;
 use crate::api::{Explanation, Refused, Weighted};
 use crate::config::http::format_size;
-use crate::config::http::{Action, Http, LimitKey, Policies, RateLimit};
+use crate::config::http::{Action, Http, LimitKey, Policies, RateLimit, Route};
 use crate::config::{self, Bind, Config, Listener, Protocol, contains, format_duration};
 use crate::gateway::canonical::{Malformed, canonical};
 use crate::gateway::forwarded;
@@ -98,17 +99,33 @@ pub fn warnings(config: &Config) -> Vec<String> {
                 route.name, by.name
             ));
         }
-        for pairs in table.exposed().chunk_by(|(one, _), (next, _)| one.name == next.name) {
-            let protected: Vec<_> = pairs.iter().map(|(_, protected)| format!("`{}`", protected.name)).collect();
+        for (open, protected) in by_open(&table.exposed()) {
             warnings.push(format!(
-                "the route `{}` asks nobody who they are, and takes requests to hosts and paths of others that do: {}; \
-                 if that is meant, say `auth = \"none\"` in it",
-                pairs[0].0.name,
-                protected.join(", ")
+                "the route `{}` asks nobody who they are, and takes requests to hosts and paths of others that do: \
+                 {protected}; if that is meant, say `auth = \"none\"` in it",
+                open.name
+            ));
+        }
+        for (open, protected) in by_open(&table.sidesteps()) {
+            let key = if open.rewrite_path.is_some() { "rewrite_path" } else { "strip_prefix" };
+            warnings.push(format!(
+                "the route `{}` asks nobody who they are, and by its `{key}` requests come to their pool as those of others \
+                 that do: {protected}; no route is looked for again, so give it `auth`, or, if that is meant, say \
+                 `auth = \"none\"` in it",
+                open.name
             ));
         }
     }
     warnings
+}
+
+/// Open routes, each with the names of all protected ones that it is paired with.
+fn by_open<'r>(pairs: &[(&'r Arc<Route>, &'r Arc<Route>)]) -> Vec<(&'r Route, String)> {
+    let names = |pairs: &[(_, &Arc<Route>)]| {
+        pairs.iter().map(|(_, protected)| format!("`{}`", protected.name)).collect::<Vec<_>>().join(", ")
+    };
+    let chunks = pairs.chunk_by(|(one, _), (next, _)| one.name == next.name);
+    chunks.map(|pairs| (&**pairs[0].0, names(pairs))).collect()
 }
 
 /// The listeners that have routes.

@@ -5,11 +5,13 @@
 //! The first of them whose conditions all hold wins. Nobody walks that list: hosts are looked up in a map and paths in a
 //! tree, which give the few routes that may match with their places (ranks) in it.
 //!
-//! `path` has the patterns of paths and their tree, `rewrite` the paths that leave, `overlap` what `check` warns of.
+//! `path` has the patterns of paths and their tree, `rewrite` the paths that leave, `overlap` and `sidestep` what `check`
+//! warns of.
 
 mod overlap;
 mod path;
 mod rewrite;
+mod sidestep;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

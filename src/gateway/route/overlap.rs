@@ -6,7 +6,8 @@ use super::path::{Class, End, Segment, Shape};
 use super::{Known, Table, ranked};
 use crate::config::http::{Action, HostPattern, Match, Route, ValuePattern};
 
-type Entry = (usize, Option<HostPattern>);
+/// A place in the order of routes: a route, and one of its hosts.
+pub(super) type Entry = (usize, Option<HostPattern>);
 
 impl Table {
     /// Routes that no request takes, each with one that takes all of its requests, or the first part of them.
@@ -55,27 +56,26 @@ impl Table {
     /// Whether a request can be one of both, as far as host, path and method say.
     fn meets(&self, a: &Entry, b: &Entry) -> bool {
         let (first, second) = (&self.routes[a.0], &self.routes[b.0]);
-        let (some, others) = (&first.route.matches.methods, &second.route.matches.methods);
         let (host, other) = (a.1.as_ref(), b.1.as_ref());
         (host_covers(host, other) || host_covers(other, host))
-            && (some.is_empty() || others.is_empty() || some.iter().any(|method| others.contains(method)))
+            && methods_meet(&first.route.matches, &second.route.matches)
             && path_meets(&first.shape, &second.shape)
     }
 }
 
 impl Known {
-    fn is_protected(&self) -> bool {
+    pub(super) fn is_protected(&self) -> bool {
         self.route.policies.auth.is_some()
     }
 
     /// Whether anybody may have requests forwarded by it, and nothing says that this is meant.
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         let is_meant = self.route.policies.is_meant_open;
         !self.is_protected() && !is_meant && matches!(self.route.action, Action::Forward(_))
     }
 }
 
-fn host_covers(a: Option<&HostPattern>, b: Option<&HostPattern>) -> bool {
+pub(super) fn host_covers(a: Option<&HostPattern>, b: Option<&HostPattern>) -> bool {
     match (a, b) {
         (None, _) => true,
         (Some(HostPattern::Wildcard(suffix)), Some(HostPattern::Exact(name))) => {
@@ -86,7 +86,7 @@ fn host_covers(a: Option<&HostPattern>, b: Option<&HostPattern>) -> bool {
     }
 }
 
-fn path_covers(a: &Shape, b: &Shape) -> bool {
+pub(super) fn path_covers(a: &Shape, b: &Shape) -> bool {
     match (&a.end, &b.end) {
         _ if a.class() == Class::Any => true,
         (End::Regex(a), End::Regex(b)) => a == b,
@@ -110,7 +110,7 @@ fn end_covers(a: &Shape, b: &Shape) -> bool {
     }
 }
 
-fn segment_covers(a: &Segment, b: &Segment) -> bool {
+pub(super) fn segment_covers(a: &Segment, b: &Segment) -> bool {
     match (a, b) {
         (Segment::Variable(_), Segment::Literal(literal)) => !literal.is_empty(),
         (Segment::Variable(_), Segment::Variable(_)) => true,
@@ -118,7 +118,7 @@ fn segment_covers(a: &Segment, b: &Segment) -> bool {
     }
 }
 
-fn path_meets(a: &Shape, b: &Shape) -> bool {
+pub(super) fn path_meets(a: &Shape, b: &Shape) -> bool {
     let regex_meets = |a: &Shape, b: &Shape| path_covers(a, b) || b.class() != Class::Exact;
     match (&a.end, &b.end) {
         (End::Regex(_), _) => regex_meets(a, b),
@@ -132,9 +132,17 @@ fn path_meets(a: &Shape, b: &Shape) -> bool {
                 (End::Rest(_), End::Here) => more > 0,
                 _ => true,
             };
-            ends_meet && a.segments.iter().zip(&b.segments).all(|(a, b)| segment_covers(a, b) || segment_covers(b, a))
+            ends_meet && a.segments.iter().zip(&b.segments).all(|(a, b)| segment_meets(a, b))
         }
     }
+}
+
+pub(super) fn segment_meets(a: &Segment, b: &Segment) -> bool {
+    segment_covers(a, b) || segment_covers(b, a)
+}
+
+pub(super) fn methods_meet(a: &Match, b: &Match) -> bool {
+    a.methods.is_empty() || b.methods.is_empty() || a.methods.iter().any(|method| b.methods.contains(method))
 }
 
 /// The path of a pattern without variables.
@@ -146,7 +154,7 @@ fn text(shape: &Shape) -> String {
 }
 
 /// Whether what `b` asks beside host and path is at least what `a` asks. `false` also where that is hard to say.
-fn conditions_cover(a: &Match, b: &Match) -> bool {
+pub(super) fn conditions_cover(a: &Match, b: &Match) -> bool {
     let holds = |wanted: &ValuePattern, known: &ValuePattern| wanted == known || *wanted == ValuePattern::Present;
     let within = |net: &ipnet::IpNet| a.client_ip.iter().any(|wide| wide.contains(net));
     (a.methods.is_empty() || !b.methods.is_empty() && b.methods.iter().all(|method| a.methods.contains(method)))

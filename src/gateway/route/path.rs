@@ -105,7 +105,7 @@ fn cut(left: &str) -> (&str, Option<&str>) {
 }
 
 /// A segment as it stands in a canonical path. One that no canonical path can hold stays as it is, and never matches.
-fn literal(segment: &str) -> Box<str> {
+pub(super) fn literal(segment: &str) -> Box<str> {
     let canonical = canonical_path(&format!("/{segment}")).ok().flatten();
     canonical.as_ref().and_then(|path| path.strip_prefix('/')).unwrap_or(segment).into()
 }

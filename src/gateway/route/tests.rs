@@ -1,6 +1,7 @@
 //! The order of routes, each condition, and what leaves.
 
 mod naive;
+mod sidestep;
 
 use http::{Request, StatusCode};
 use ipnet::IpNet;
