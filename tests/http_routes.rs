@@ -320,6 +320,31 @@ fn what_a_trusted_proxy_says_is_heard_and_continued() {
 }
 
 #[test]
+fn nothing_that_a_client_writes_into_the_list_hides_what_the_proxy_has_added() {
+    let backend = telling();
+    let routes = route("near", "match = { path = \"/near\" }\npool = \"web\"\nallow = [\"127.0.0.0/8\"]")
+        + &route("far", "match = { path = \"/far\" }\npool = \"web\"\nallow = [\"203.0.113.0/24\"]");
+    let evener = start(&(listener("trusted_proxies = [\"127.0.0.0/8\"]") + &routes + &pool("web", "", &[&backend])));
+    let lists = [
+        &b"x-forwarded-for: \xe9, 203.0.113.5\r\n"[..],
+        b"x-forwarded-for: \xe9\r\nx-forwarded-for: 203.0.113.5\r\n",
+        b"forwarded: for=\"\xe9, for=203.0.113.5\r\n",
+    ];
+    for list in lists {
+        let ask = |path: &str| {
+            let head = format!("GET {path} HTTP/1.1\r\nhost: a.test\r\n");
+            Peer::of(evener.port("web")).ask([head.as_bytes(), list, b"\r\n"].concat()).status()
+        };
+        assert_eq!([ask("/near"), ask("/far")], [403, 200], "{}", list.escape_ascii());
+        let seen = backend.requests().pop().unwrap();
+        for name in ["x-forwarded-for", "forwarded"] {
+            let list = seen.field(name).unwrap();
+            assert!(list.contains("203.0.113.5, ") && list.contains("127.0.0.1"), "{name}: {list}");
+        }
+    }
+}
+
+#[test]
 fn a_reload_ends_the_trust_in_a_proxy_for_connections_that_are_there_too() {
     let backend = Backend::webs("a");
     let text = |trusted: &str| ONE_THREAD.to_owned() + &site(trusted, "", "", &[&backend]);

@@ -90,7 +90,8 @@ fn remove_if(headers: &mut HeaderMap, goes: impl Fn(&HeaderName) -> bool) {
 fn strip(headers: &mut HeaderMap, named: &[HeaderName]) {
     remove_if(headers, |name| meaning(name).is_of_one_hop() || named.contains(name));
     if headers.contains_key(TE) {
-        let takes_trailers = elements(headers.get_all(TE).iter()).any(|coding| coding.eq_ignore_ascii_case("trailers"));
+        let takes_trailers =
+            elements(headers.get_all(TE).iter()).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
         if takes_trailers {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         } else {
@@ -101,30 +102,27 @@ fn strip(headers: &mut HeaderMap, named: &[HeaderName]) {
 
 /// The headers that Connection takes away, without those that go or stay in any case.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    let usual = ["close", "keep-alive", "upgrade", "te"];
+    let usual: [&[u8]; 4] = [b"close", b"keep-alive", b"upgrade", b"te"];
     let named = elements(headers.get_all(CONNECTION).iter());
     let named = named.filter(|name| !usual.iter().any(|usual| name.eq_ignore_ascii_case(usual)));
-    named.filter_map(|name| name.parse().ok()).collect()
+    named.filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
 
-/// The elements of a list from the right, over all headers of its name.
-fn elements<'a>(values: ValueIter<'a, HeaderValue>) -> impl Iterator<Item = &'a str> {
-    values.rev().flat_map(|value| split(value, ','))
+/// The elements of a list from the right, over all headers of its name. They are bytes: whoever wants text asks each
+/// element for it, so that one that is none spoils no other.
+fn elements<'a>(values: ValueIter<'a, HeaderValue>) -> impl Iterator<Item = &'a [u8]> {
+    values.rev().flat_map(|value| split(value.as_bytes(), b','))
 }
 
 /// What stands between signs that are not in quotes, from the right, where a client's own quotes cannot reach what
 /// was added behind them.
-fn split(value: &HeaderValue, sign: char) -> impl Iterator<Item = &str> {
-    split_text(value.to_str().unwrap_or_default(), sign)
-}
-
-fn split_text(text: &str, sign: char) -> impl Iterator<Item = &str> {
+fn split(list: &[u8], sign: u8) -> impl Iterator<Item = &[u8]> {
     let mut is_quoted = false;
-    let parts = text.rsplit(move |next| {
-        is_quoted ^= next == '"';
-        next == sign && !is_quoted
+    let parts = list.rsplit(move |next| {
+        is_quoted ^= *next == b'"';
+        *next == sign && !is_quoted
     });
-    parts.map(str::trim_ascii)
+    parts.map(<[u8]>::trim_ascii)
 }
 
 // --- The client ------------------------------------------------------------------------------------------------------
@@ -160,20 +158,21 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Client {
 }
 
 /// An address with or without a port.
-fn read_address(text: &str) -> Option<IpAddr> {
+fn read_address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?;
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let with_port = || text.parse().ok().map(|socket: SocketAddr| socket.ip());
     bare.parse().ok().or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
 /// The address of an element of Forwarded (RFC 7239, 4), if it names one, and only one.
-fn read_forwarded(element: &str) -> Option<IpAddr> {
-    let mut named = split_text(element, ';').filter_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        name.eq_ignore_ascii_case("for").then_some(value)
+fn read_forwarded(element: &[u8]) -> Option<IpAddr> {
+    let mut named = split(element, b';').filter_map(|pair| {
+        let sign = pair.iter().position(|byte| *byte == b'=')?;
+        pair[..sign].eq_ignore_ascii_case(b"for").then(|| &pair[sign + 1..])
     });
     let (value, None) = (named.next()?, named.next()) else { return None };
-    read_address(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value))
+    read_address(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
 }
 
 // --- What is said of it ----------------------------------------------------------------------------------------------

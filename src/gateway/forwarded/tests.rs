@@ -26,8 +26,13 @@ fn trusted() -> Vec<IpNet> {
 }
 
 /// Who is found behind 10.0.0.1.
-fn found(fields: &[(&str, &str)]) -> String {
-    client(ip("10.0.0.1"), &headers(fields), &trusted()).address.to_string()
+fn found(headers: &HeaderMap) -> String {
+    client(ip("10.0.0.1"), headers, &trusted()).address.to_string()
+}
+
+/// One field, of whatever bytes.
+fn field(name: &'static str, value: &[u8]) -> HeaderMap {
+    [(HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap())].into_iter().collect()
 }
 
 #[test]
@@ -65,7 +70,23 @@ fn the_list_is_read_from_the_right_up_to_the_first_address_that_is_not_trusted()
         // A proxy that writes the one passes on what a client says in the other.
         (&[("x-forwarded-for", "192.0.2.7"), ("forwarded", "for=1.1.1.1")], "192.0.2.7"),
     ] {
-        assert_eq!(found(fields), expected, "{fields:?}");
+        assert_eq!(found(&headers(fields)), expected, "{fields:?}");
+    }
+}
+
+#[test]
+fn what_is_no_text_is_no_address_and_hides_none_behind_it() {
+    for (name, value, expected) in [
+        ("x-forwarded-for", &b"\xe9, 192.0.2.7"[..], "192.0.2.7"),
+        ("x-forwarded-for", b"1.1.1.1\xff,192.0.2.7, 10.0.0.2", "192.0.2.7"),
+        ("x-forwarded-for", "1.1.1.1, caf\u{e9}, 10.0.0.2".as_bytes(), "10.0.0.2"),
+        ("x-forwarded-for", b"192.0.2.7\xa0", "10.0.0.1"),
+        ("forwarded", b"for=\xe9, for=192.0.2.7", "192.0.2.7"),
+        ("forwarded", b"for=\"\xe9, for=192.0.2.7;proto=http, for=10.0.0.2", "192.0.2.7"),
+        ("forwarded", b"for=1.1.1.1, for=192.0.2.7;host=\xe9", "192.0.2.7"),
+        ("forwarded", b"for=192.0.2.7, for=\xe9;for=1.1.1.1, for=10.0.0.2", "10.0.0.2"),
+    ] {
+        assert_eq!(found(&field(name, value)), expected, "{}", value.escape_ascii());
     }
 }
 
@@ -120,6 +141,8 @@ fn connection_cannot_take_a_protected_header_away() {
             strip_response(&mut request);
         }
     }
+    // What is no text hides none of the others.
+    assert_eq!(strip_request(&mut field("connection", b"\xe9, host").into(), &[]), Err(Malformed::Connection));
     // Not a name, and not one that counts.
     let mut odd = headers(&[("connection", "(x), x-other, \"")]).into();
     assert_eq!(strip_request(&mut odd, &identity), Ok(()));
@@ -127,9 +150,15 @@ fn connection_cannot_take_a_protected_header_away() {
 
 /// What the backend of "http://example.com:8080/" hears of a request from `peer`.
 fn heard(peer: &str, is_secure: bool, fields: &[(&str, &str)]) -> Vec<String> {
+    let heard = heard_of(peer, is_secure, headers(fields)).into_iter();
+    heard.map(|line| String::from_utf8(line).unwrap()).collect()
+}
+
+/// The same of fields of whatever bytes.
+fn heard_of(peer: &str, is_secure: bool, headers: HeaderMap) -> Vec<Vec<u8>> {
     let request = Request::builder().uri("/").header("host", "Example.com:8080").body(()).unwrap();
     let canonical = canonical(&request.into_parts().0.into(), is_secure, &[]).unwrap();
-    let mut headers = Headers::from(headers(fields));
+    let mut headers = Headers::from(headers);
     let client = client(ip(peer), headers.special(), &trusted());
     let id = request_id(headers.special(), client.is_trusted, || 0xabc);
     let peer = Peer::new(ip(peer), is_secure);
@@ -145,8 +174,9 @@ fn heard(peer: &str, is_secure: bool, fields: &[(&str, &str)]) -> Vec<String> {
         }
         announced.put_among(headers.map());
     }
-    let mut lines: Vec<_> =
-        headers.map().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+    let line =
+        |(name, value): (&HeaderName, &HeaderValue)| [name.as_str().as_bytes(), b": ", value.as_bytes()].concat();
+    let mut lines: Vec<_> = headers.map().iter().map(line).collect();
     lines.sort();
     lines
 }
@@ -209,6 +239,21 @@ fn a_trusted_proxy_is_heard_and_added_to_the_list() {
     assert_eq!(lines[1], "x-forwarded-for: 192.0.2.7, 10.0.0.1");
     assert_eq!(lines[4], "x-forwarded-proto: http");
 
+    // What the client sent is still there, to the left of what proxies have added.
+    let odd = heard_of("10.0.0.1", false, field("x-forwarded-for", b"\xe9, 192.0.2.7"));
+    assert_eq!(
+        odd[..2],
+        [&b"forwarded: for=192.0.2.7, for=10.0.0.1;proto=http"[..], b"x-forwarded-for: \xe9, 192.0.2.7, 10.0.0.1"]
+    );
+    let odd = heard_of("10.0.0.1", false, field("forwarded", b"for=\"\xe9, for=192.0.2.7"));
+    assert_eq!(
+        odd[..2],
+        [
+            &b"forwarded: for=\"\xe9, for=192.0.2.7, for=10.0.0.1;proto=http"[..],
+            b"x-forwarded-for: 192.0.2.7, 10.0.0.1"
+        ]
+    );
+
     let silent = heard("10.0.0.1", false, &[]);
     assert_eq!(silent[..2], ["forwarded: for=10.0.0.1;proto=http", "x-forwarded-for: 10.0.0.1"]);
 }
@@ -231,11 +276,21 @@ fn an_id_is_taken_over_only_from_trusted_proxies_and_only_if_it_is_harmless() {
 
 proptest! {
     #[test]
-    fn no_list_is_too_odd_and_what_the_last_proxy_added_always_counts(left in "[ -~]{0,30}", is_forwarded: bool) {
+    fn no_list_is_too_odd_and_what_the_last_proxy_added_always_counts(
+        left in prop::collection::vec(prop_oneof![Just(b'\t'), b' '..=b'~', 0x80..=0xff_u8], 0..30), is_forwarded: bool,
+    ) {
         let (name, last) = if is_forwarded { ("forwarded", "for=192.0.2.7") } else { ("x-forwarded-for", "192.0.2.7") };
-        prop_assert_eq!(found(&[(name, &format!("{left}, {last}"))]), "192.0.2.7");
-        let _ = found(&[(name, &left)]);
-        let _ = strip_request(&mut headers(&[("connection", &left), ("te", &left)]).into(), &[]);
-        let _ = heard("10.0.0.1", true, &[(name, &left), ("x-forwarded-port", &left), ("x-request-id", &left)]);
+        let list = [&left, b", ".as_slice(), last.as_bytes()].concat();
+        prop_assert_eq!(found(&field(name, &list)), "192.0.2.7");
+        let told = heard_of("10.0.0.1", true, field(name, &list));
+        let other = ["forwarded: for=192.0.2.7, for=10.0.0.1;proto=https", "x-forwarded-for: 192.0.2.7, 10.0.0.1"];
+        prop_assert!(told.contains(&other[usize::from(is_forwarded)].as_bytes().to_vec()), "{:?}", told);
+        let _ = found(&field(name, &left));
+        let value = HeaderValue::from_bytes(&left).unwrap();
+        let odd = |names: &[&'static str]| -> HeaderMap {
+            names.iter().map(|name| (HeaderName::from_static(name), value.clone())).collect()
+        };
+        let _ = strip_request(&mut odd(&["connection", "te"]).into(), &[]);
+        let _ = heard_of("10.0.0.1", true, odd(&[name, "x-forwarded-port", "x-request-id"]));
     }
 }
