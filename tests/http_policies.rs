@@ -219,6 +219,44 @@ fn browsers_are_answered_before_anybody_asks_for_credentials() {
 }
 
 #[test]
+fn a_browsers_question_takes_the_route_of_the_method_that_it_asks_about() {
+    let backend = Backend::webs("a");
+    let route = |name: &str, keys: &str| format!("[[route]]\nname = \"{name}\"\nlistener = \"web\"\n{keys}\n");
+    let text = listener("")
+        + &route(
+            "orders",
+            "match = { path_prefix = \"/orders\", method = [\"GET\", \"PUT\"] }\npool = \"web\"\n\
+             cors = { origins = [\"https://app.example.com\"], methods = [\"PUT\"] }",
+        )
+        + &route("bare", "match = { path_prefix = \"/bare\", method = \"PUT\" }\npool = \"web\"")
+        + &pool("web", "", &[&backend]);
+    let other = route("other", "reply = { status = 418 }");
+    let evener = Evener::start(&text);
+    let ask = |path: &str, fields: &str| Peer::of(evener.port("web")).ask(request("OPTIONS", path, fields));
+    let origin = "origin: https://app.example.com\r\n";
+    let about = |method: &str| format!("{origin}access-control-request-method: {method}\r\n");
+    let check = |without: u16| {
+        let answer = ask("/orders/7", &about("PUT"));
+        assert_eq!(answer.status(), 204);
+        assert_eq!(answer.field("access-control-allow-origin"), Some("https://app.example.com"));
+        assert_eq!(answer.field("access-control-allow-methods"), Some("PUT"));
+        for (path, fields, why) in [
+            ("/orders/7", about("DELETE"), "it does not take such a request either"),
+            ("/orders/7", about("PUT") + "access-control-request-method: GET\r\n", "nobody knows which one"),
+            ("/orders/7", origin.to_owned(), "it is no question"),
+            ("/orders/7", "access-control-request-method: PUT\r\n".to_owned(), "it is no question"),
+            ("/bare", about("PUT"), "it has no cors"),
+        ] {
+            assert_eq!(ask(path, &fields).status(), without, "{path} {why}");
+        }
+    };
+    check(404);
+    evener.reload(&(text + &other));
+    check(418);
+    assert!(backend.requests().is_empty());
+}
+
+#[test]
 fn none_takes_the_default_of_the_listener_away_and_nothing_else_does() {
     let backend = Backend::webs("a");
     let consumer = format!("[consumer.acme]\nkeys = [\"sha256:{}\"]\n", sha256("key of acme"));

@@ -124,7 +124,7 @@ impl Exchange<'_> {
             head.headers.map().remove(name);
         }
         let table = &self.sites.table;
-        let headers = if table.looks_at_headers() { &*head.headers.map() } else { head.headers.special() };
+        let headers = if table.looks_at_headers(&head.method) { &*head.headers.map() } else { head.headers.special() };
         let method = &head.method;
         let asked = Asked { method, canonical: &canonical, headers, client: who.address };
         let Some(found) = table.find(&asked) else { return Err(Refusal::NoRoute.into()) };

@@ -32,6 +32,15 @@ pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     method == Method::OPTIONS && headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
+/// The method that it asks about, if this is such a question and names only one.
+pub fn asked_method<'h>(method: &Method, headers: &'h HeaderMap) -> Option<&'h [u8]> {
+    if !is_preflight(method, headers) {
+        return None;
+    }
+    let mut values = headers.get_all(ACCESS_CONTROL_REQUEST_METHOD).iter();
+    values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
+}
+
 impl Cors {
     /// Writes down once what is sent often.
     pub fn new(cors: &Configured) -> Self {

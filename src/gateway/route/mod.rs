@@ -26,6 +26,7 @@ use percent_encoding::percent_decode_str;
 use self::path::{Paths, Shape};
 use self::rewrite::{Piece, pieces};
 use super::canonical::{Canonical, Malformed, canonical_path};
+use super::policy::cors::asked_method;
 use crate::config::http::{Gateway, HostPattern, Match, Route, ValuePattern};
 
 /// The routes of a listener.
@@ -41,6 +42,7 @@ pub struct Table {
     /// Of every host.
     any: Paths,
     looks_at_headers: bool,
+    looks_at_questions: bool,
 }
 
 /// A route with what was made of it once.
@@ -61,7 +63,7 @@ pub struct Asked<'a> {
     pub method: &'a Method,
     /// Its host, path and query.
     pub canonical: &'a Canonical,
-    /// All of them, as the client sent them, if [`Table::looks_at_headers`].
+    /// All of them, as the client sent them, if [`Table::looks_at_headers`] of this method.
     pub headers: &'a HeaderMap,
     /// Who asks, behind trusted proxies.
     pub client: IpAddr,
@@ -81,6 +83,7 @@ impl Table {
         let own = gateway.routes.iter().filter(|route| route.listener == listener);
         let mut table = Self { routes: own.map(Known::new).collect(), ..Self::default() };
         table.looks_at_headers = table.routes.iter().any(|known| looks_at_headers(&known.route.matches));
+        table.looks_at_questions = table.routes.iter().any(|known| takes_questions(&known.route));
         for (rank, (at, host)) in (0..).zip(ranked(&table.routes)) {
             let paths = match host {
                 Some(HostPattern::Exact(name)) => table.exact.entry(name).or_default(),
@@ -98,21 +101,22 @@ impl Table {
         self.routes.iter().map(|known| &known.route)
     }
 
-    /// Whether any of them does: else nobody need have a map of a request's headers to find one.
-    pub fn looks_at_headers(&self) -> bool {
-        self.looks_at_headers
+    /// Whether any of them does for such a request: else nobody need have a map of its headers to find one.
+    pub fn looks_at_headers(&self, method: &Method) -> bool {
+        self.looks_at_headers || self.looks_at_questions && *method == Method::OPTIONS
     }
 
     /// The first route of the order whose conditions all hold.
     pub fn find(&self, asked: &Asked<'_>) -> Option<Found<'_>> {
         let has_hosts = !self.exact.is_empty() || !self.wildcard.is_empty();
         let host = if has_hosts { asked.canonical.host() } else { "" };
+        let question = if self.looks_at_questions { asked_method(asked.method, asked.headers) } else { None };
         let wildcard = host.split_once('.').and_then(|(_, suffix)| self.wildcard.get(suffix));
         let mut best = u32::MAX;
         for paths in [self.exact.get(host), wildcard, Some(&self.any)].into_iter().flatten() {
             paths.visit(asked.canonical.path(), &mut |ranks| {
                 let mut better = ranks.iter().copied().take_while(|rank| *rank < best);
-                let holds = |rank: &u32| holds(&self.routes[self.route_of(*rank)].route.matches, asked);
+                let holds = |rank: &u32| holds(&self.routes[self.route_of(*rank)].route, asked, question);
                 if let Some(rank) = better.find(holds) {
                     best = rank;
                 }
@@ -199,9 +203,19 @@ fn looks_at_headers(matches: &Match) -> bool {
     !matches.headers.is_empty() || matches.user_agent.is_some()
 }
 
-/// Whether what is asked beside host and path holds.
-fn holds(matches: &Match, asked: &Asked<'_>) -> bool {
-    (matches.methods.is_empty() || matches.methods.contains(asked.method))
+/// Whether it takes browsers' questions (`cors`) about some methods only.
+fn takes_questions(route: &Route) -> bool {
+    route.policies.cors.is_some() && !route.matches.methods.is_empty()
+}
+
+/// Whether what is asked beside host and path holds. A browser's question is one of the route that answers it and takes
+/// the method that it asks about.
+fn holds(route: &Route, asked: &Asked<'_>, question: Option<&[u8]>) -> bool {
+    let matches = &route.matches;
+    let is_asked_about = |method: &Method| question.is_some_and(|wanted| method.as_str().as_bytes() == wanted);
+    (matches.methods.is_empty()
+        || matches.methods.contains(asked.method)
+        || takes_questions(route) && matches.methods.iter().any(is_asked_about))
         && (matches.client_ip.is_empty() || matches.client_ip.iter().any(|net| net.contains(&asked.client)))
         && matches.headers.iter().all(|(name, pattern)| has_header(asked.headers, name, pattern))
         && matches.query.iter().all(|(name, pattern)| has_parameter(asked.canonical.query(), name, pattern))

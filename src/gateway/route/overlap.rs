@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use http::Method;
+
 use super::path::{Class, End, Segment, Shape};
-use super::{Known, Table, ranked};
+use super::{Known, Table, ranked, takes_questions};
 use crate::config::http::{Action, HostPattern, Match, Route, ValuePattern};
 
 /// A place in the order of routes: a route, and one of its hosts.
@@ -51,6 +53,7 @@ impl Table {
         host_covers(a.1.as_ref(), b.1.as_ref())
             && path_covers(&first.shape, &second.shape)
             && conditions_cover(&first.route.matches, &second.route.matches)
+            && questions_cover(&first.route, &second.route)
     }
 
     /// Whether a request can be one of both, as far as host, path and method say.
@@ -151,6 +154,12 @@ fn text(shape: &Shape) -> String {
         Segment::Literal(text) | Segment::Variable(text) => format!("/{text}"),
     });
     segments.collect()
+}
+
+/// Whether browsers' questions that `b` takes are of `a`, where their other requests are.
+fn questions_cover(a: &Route, b: &Route) -> bool {
+    let methods = &a.matches.methods;
+    !takes_questions(b) || methods.is_empty() || a.policies.cors.is_some() || methods.contains(&Method::OPTIONS)
 }
 
 /// Whether what `b` asks beside host and path is at least what `a` asks. `false` also where that is hard to say.

@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use ipnet::IpNet;
 
 use super::*;
-use crate::config::http::{Action, Auth, Edits, PathPattern, Pattern, Policies, Timeouts};
+use crate::config::http::{Action, Auth, Cors, Edits, PathPattern, Pattern, Policies, Timeouts};
 use crate::gateway::canonical::canonical;
 use crate::gateway::message::Head;
 
@@ -183,6 +183,48 @@ fn more_conditions_go_first_and_a_route_whose_conditions_fail_leaves_the_next_on
     assert_eq!(taken("PUT http://h/a/b/c", &[]), Some(0));
 }
 
+/// `cors` for every origin.
+fn any_origin() -> Cors {
+    let (methods, headers) = (vec![Method::GET], Some(Vec::new()));
+    Cors { origins: None, methods, headers, expose_headers: Vec::new(), credentials: false, max_age: None }
+}
+
+#[test]
+fn a_browsers_question_is_of_the_route_that_answers_it_and_takes_what_it_asks_about() {
+    let of = |methods: &[Method], has_cors: bool| {
+        with(" /a", |route| {
+            route.matches.methods = methods.to_vec();
+            route.policies.cors = has_cors.then(|| Arc::new(any_origin()));
+        })
+    };
+    let mut routes = vec![of(&[Method::PUT], false), of(&[Method::GET, Method::PUT], true), route(" *")];
+    let known = table(routes.clone());
+    let taken = |about: &[&str], origins: &[&str], method: &str| {
+        let headers = about.iter().map(|about| ("access-control-request-method", *about));
+        let headers: Vec<_> = headers.chain(origins.iter().map(|origin| ("origin", *origin))).collect();
+        let request = request(&format!("{method} http://h/a"), &headers);
+        known.find(&asked(&request)).unwrap().index
+    };
+    for (about, origins, method, index) in [
+        (&["PUT"][..], &["https://a"][..], "OPTIONS", 1),
+        (&["GET"], &["https://a"], "OPTIONS", 1),
+        (&["PUT"], &["https://a", "https://b"], "OPTIONS", 1),
+        (&["put"], &["https://a"], "OPTIONS", 2),
+        (&["POST"], &["https://a"], "OPTIONS", 2),
+        (&["PUT", "PUT"], &["https://a"], "OPTIONS", 2),
+        (&["PUT"], &[], "OPTIONS", 2),
+        (&[], &["https://a"], "OPTIONS", 2),
+        (&["GET"], &["https://a"], "PUT", 0),
+        (&["GET"], &["https://a"], "POST", 2),
+    ] {
+        assert_eq!(taken(about, origins, method), index, "{method} {about:?} {origins:?}");
+    }
+    assert!(known.looks_at_headers(&Method::OPTIONS) && !known.looks_at_headers(&Method::GET));
+    routes.remove(1);
+    assert!(!table(routes).looks_at_headers(&Method::OPTIONS));
+    assert!(!table(vec![of(&[], true)]).looks_at_headers(&Method::OPTIONS));
+}
+
 #[test]
 fn every_value_of_a_repeated_header_or_parameter_counts() {
     let header = |value| with(" *", |route| route.matches.headers = vec![(HeaderName::from_static("x-role"), value)]);
@@ -300,6 +342,11 @@ fn a_redirect_is_made_of_canonical_parts() {
 fn a_route_that_nothing_reaches_is_named_with_one_before_it() {
     let get = |name| with(name, |route| route.matches.methods = vec![Method::GET]);
     let early = |name| with(name, |route| route.priority = 1);
+    let answering = |name| {
+        let mut route = get(name);
+        route.policies.cors = Some(Arc::new(any_origin()));
+        route
+    };
     for (routes, expected) in [
         (vec![route(" /a"), route(" /b")], None),
         (vec![route(" /a/*"), route(" /a/b")], None),
@@ -317,6 +364,9 @@ fn a_route_that_nothing_reaches_is_named_with_one_before_it() {
         (vec![early(" ~/a.*"), route(" /ab")], Some((1, 0))),
         (vec![early(" ~/a.*"), route(" /ab/*")], None),
         (vec![route(" *"), route(" /*")], Some((1, 0))),
+        (vec![get(" /a"), answering(" /%61")], None),
+        (vec![answering(" /a"), answering(" /%61")], Some((1, 0))),
+        (vec![early(" /a"), answering(" /a")], Some((1, 0))),
     ] {
         let table = table(routes);
         let place = |wanted: &Arc<Route>| table.routes().position(|route| Arc::ptr_eq(route, wanted)).unwrap();

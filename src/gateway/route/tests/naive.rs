@@ -22,8 +22,24 @@ fn expression(pattern: &PathPattern) -> regex::Regex {
     regex::Regex::new(&expression).unwrap()
 }
 
+/// A method, and the one that it asks about where it is a browser's question.
+type Asking = (Method, Option<Method>);
+
+fn any_method() -> impl Strategy<Value = Asking> {
+    let question = |about: Method| (Method::OPTIONS, Some(about));
+    let plain = [Method::GET, Method::PUT, Method::OPTIONS].map(|method| (method, None));
+    prop::sample::select([plain.to_vec(), vec![question(Method::GET), question(Method::PUT)]].concat())
+}
+
+fn asking((method, about): &Asking, uri: &str) -> (Head, Canonical) {
+    let about =
+        about.as_ref().map(|about| [("origin", "https://a"), ("access-control-request-method", about.as_str())]);
+    request(&format!("{method} http://{uri}"), about.as_ref().map_or(&[], |about| about))
+}
+
 /// The place in the file of the route that wins.
-fn naive(routes: &[Route], paths: &[regex::Regex], method: &Method, host: &str, path: &str) -> Option<usize> {
+fn naive(routes: &[Route], paths: &[regex::Regex], asking: &Asking, host: &str, path: &str) -> Option<usize> {
+    let (method, about) = asking;
     let candidates = routes.iter().enumerate().flat_map(|(at, route)| {
         let hosts: Vec<Option<&HostPattern>> =
             if route.matches.hosts.is_empty() { vec![None] } else { route.matches.hosts.iter().map(Some).collect() };
@@ -38,9 +54,9 @@ fn naive(routes: &[Route], paths: &[regex::Regex], method: &Method, host: &str, 
                 left.is_some_and(|left| !left.is_empty() && !left.contains('.'))
             }
         };
-        is_host
-            && (route.matches.methods.is_empty() || route.matches.methods.contains(method))
-            && paths[*at].is_match(path)
+        let methods = &route.matches.methods;
+        let is_question = route.policies.cors.is_some() && about.as_ref().is_some_and(|about| methods.contains(about));
+        is_host && (methods.is_empty() || methods.contains(method) || is_question) && paths[*at].is_match(path)
     });
     let best = fitting.min_by_key(|(at, route, host)| {
         let host = host.map_or(2, |host| usize::from(matches!(host, HostPattern::Wildcard(_))));
@@ -70,12 +86,13 @@ fn any_route() -> impl Strategy<Value = Route> {
             + "/*"),
         prop::sample::select(vec!["*", "~/a.*", "~.*b", "/{*r}", "/a/{*r}", "/{v}/b/{*r}"]).prop_map(str::to_owned),
     ];
-    (hosts, path, 0..10_i32, any::<bool>()).prop_map(|(hosts, path, priority, is_get)| {
+    let methods = vec![vec![], vec![], vec![Method::GET], vec![Method::GET, Method::PUT], vec![Method::OPTIONS]];
+    let methods = prop::sample::select(methods);
+    (hosts, path, 0..10_i32, methods, any::<bool>()).prop_map(|(hosts, path, priority, methods, has_cors)| {
         with(&format!("{hosts} {path}"), |route| {
             route.priority = (priority / 9) * 2 - 1;
-            if is_get {
-                route.matches.methods = vec![Method::GET];
-            }
+            route.matches.methods = methods;
+            route.policies.cors = has_cors.then(|| Arc::new(any_origin()));
         })
     })
 }
@@ -89,17 +106,16 @@ proptest! {
         requests in prop::collection::vec((
             prop::sample::select(vec!["a.x", "b.x", "x", "c.y", "y", "c.a.x", "z"]),
             prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 0..4),
-            any::<bool>(), any::<bool>(),
+            any::<bool>(), any_method(),
         ), 1..20),
     ) {
         let known = table(routes.clone());
         let paths: Vec<_> = routes.iter().map(|route| expression(&route.matches.path)).collect();
-        for (host, segments, is_folder, is_get) in requests {
+        for (host, segments, is_folder, method) in requests {
             let path = format!("/{}{}", segments.join("/"), if is_folder && !segments.is_empty() { "/" } else { "" });
-            let method = if is_get { Method::GET } else { Method::PUT };
-            let request = request(&format!("{method} http://{host}{path}"), &[]);
+            let request = asking(&method, &format!("{host}{path}"));
             let found = known.find(&asked(&request)).map(|found| found.index);
-            prop_assert_eq!(found, naive(&routes, &paths, &method, host, &path), "{} {}{}", method, host, path);
+            prop_assert_eq!(found, naive(&routes, &paths, &method, host, &path), "{:?} {}{}", method, host, path);
         }
     }
 
@@ -108,9 +124,10 @@ proptest! {
         routes in prop::collection::vec(any_route(), 2..6),
         path in prop::collection::vec(prop::sample::select(vec!["a", "b", "c", ""]), 1..4),
         host in prop::sample::select(vec!["a.x", "b.x", "x", "c.y"]),
+        method in any_method(),
     ) {
         let table = table(routes);
-        let request = request(&format!("GET http://{host}/{}", path.join("/")), &[]);
+        let request = asking(&method, &format!("{host}/{}", path.join("/")));
         if let Some(found) = table.find(&asked(&request)) {
             prop_assert!(table.shadowed().iter().all(|(route, _)| !Arc::ptr_eq(route, found.route())));
         }
