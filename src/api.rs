@@ -578,7 +578,7 @@ pub struct Explanation {
     pub pools: Vec<Weighted>,
     /// Path and query as the backend gets them.
     pub path: Option<String>,
-    /// What is answered without a backend: a status, and where it leads.
+    /// What is answered without a backend: a status, and where it leads or what it says.
     pub answer: Option<String>,
     /// Why it is not served.
     pub refusal: Option<Refused>,

@@ -120,6 +120,37 @@ fn a_refusal_is_told_with_its_reason() {
 }
 
 #[test]
+fn a_browsers_question_is_answered_by_the_gateway_unless_its_address_is_refused() {
+    let route = "[[route]]\nname = \"api\"\nlistener = \"web\"\nmatch = { path = \"/api\", method = [\"GET\", \"PUT\"] }\n\
+                 pool = \"v1\"\ncors = { origins = [\"https://app.example.com\"], methods = [\"GET\", \"PUT\"] }\n\
+                 deny = [\"192.0.2.0/24\"]\n";
+    let ask = |method: &str, origin: &str, about: &str, client: &str| {
+        let (origin, about) = (format!("Origin: {origin}"), format!("Access-Control-Request-Method: {about}"));
+        let question = ["explain", method, "http://a:8080/api", "-H", &origin, "-H", &about, "--client", client];
+        let (status, out, err) = with(&format!("{FILE}\n{route}"), &question);
+        assert_eq!((status, err.as_str()), (0, ""));
+        out.lines().last().unwrap().to_owned()
+    };
+    let app = "https://app.example.com";
+    for (question, said) in [
+        (
+            ["OPTIONS", app, "PUT", "127.0.0.1"],
+            "answer    204 to a browser's question: pages of this origin may send GET, PUT",
+        ),
+        (
+            ["OPTIONS", "https://evil.example.com", "PUT", "127.0.0.1"],
+            "answer    204 to a browser's question: pages of this origin may not ask",
+        ),
+        (["OPTIONS", app, "DELETE", "127.0.0.1"], "refused   404 no_route: no route fits"),
+        (["OPTIONS", app, "PUT", "192.0.2.1"], "refused   403 denied: `deny` has this address"),
+        (["PUT", app, "PUT", "127.0.0.1"], "path      /api"),
+    ] {
+        let [method, origin, about, client] = question;
+        assert_eq!(ask(method, origin, about, client), said, "{question:?}");
+    }
+}
+
+#[test]
 fn a_header_that_only_tokens_may_set_chooses_no_route() {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret");

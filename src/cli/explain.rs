@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method, Request, Uri};
+use http::header::ACCESS_CONTROL_ALLOW_METHODS;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::Misuse;
 use crate::api::{Explanation, Refused, Weighted};
@@ -16,6 +17,7 @@ use crate::config::{self, Bind, Config, Listener, Protocol, contains, format_dur
 use crate::gateway::canonical::{Malformed, canonical};
 use crate::gateway::forwarded;
 use crate::gateway::message::Head;
+use crate::gateway::policy::cors::{self, Cors};
 use crate::gateway::refusal::Refusal;
 use crate::gateway::route::{Asked, Table};
 
@@ -211,6 +213,10 @@ fn walk(
     if !policies.allow.is_empty() && !contains(&policies.allow, client.address) {
         return Err((Refusal::Denied, "`allow` does not have this address".to_owned()));
     }
+    if let Some(cors) = policies.cors.as_ref().filter(|_| cors::is_preflight(&head.method, headers)) {
+        told.answer = Some(preflight(&Cors::new(cors).preflight(headers)));
+        return Ok(());
+    }
     match &route.action {
         Action::Reply { status, .. } => told.answer = Some(format!("{}", status.as_u16())),
         Action::Redirect { status, to } => {
@@ -224,6 +230,15 @@ fn walk(
         }
     }
     Ok(())
+}
+
+/// What this answer to a browser's question says.
+fn preflight(answer: &HeaderMap) -> String {
+    let said = match answer.get(ACCESS_CONTROL_ALLOW_METHODS) {
+        Some(methods) => format!("pages of this origin may send {}", String::from_utf8_lossy(methods.as_bytes())),
+        None => "pages of this origin may not ask".to_owned(),
+    };
+    format!("204 to a browser's question: {said}")
 }
 
 /// The head of the request, as HTTP/1.1 would bring it.
