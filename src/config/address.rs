@@ -144,6 +144,10 @@ pub(super) fn parse_address(text: &str) -> Result<Address, Fault> {
 /// A network with a prefix: "10.0.0.0/8".
 pub(super) fn parse_network(text: &str) -> Result<IpNet, Fault> {
     if let Ok(network) = text.parse::<IpNet>() {
+        if let Some(known) = mapped(network) {
+            return Err(fault("clients are known by their IPv4 addresses, which are not in here", "holds nobody")
+                .help(format!("write \"{known}\"")));
+        }
         if network.trunc() == network {
             return Ok(network);
         }
@@ -156,13 +160,23 @@ pub(super) fn parse_network(text: &str) -> Result<IpNet, Fault> {
     }
     let wrong = fault("not a network", "not a network");
     Err(match text.parse::<IpAddr>() {
-        Ok(address) => fault("a network has a prefix", "no prefix").help(format!("write \"{}\"", IpNet::from(address))),
+        Ok(address) => {
+            let network = IpNet::from(address.to_canonical());
+            fault("a network has a prefix", "no prefix").help(format!("write \"{network}\""))
+        }
         Err(_) => match text.split_once('/').map(|(address, _)| address.parse::<IpAddr>()) {
             Some(Ok(IpAddr::V4(_))) => wrong.help("the prefix of an IPv4 network is a number from 0 to 32"),
             Some(Ok(IpAddr::V6(_))) => wrong.help("the prefix of an IPv6 network is a number from 0 to 128"),
             _ => wrong.help("write an address and a prefix: \"10.0.0.0/8\", \"2001:db8::/32\""),
         },
     })
+}
+
+/// The IPv4 network that one of mapped addresses means (RFC 4291, 2.5.5.2). Clients are never compared by those.
+fn mapped(network: IpNet) -> Option<IpNet> {
+    let IpNet::V6(network) = network else { return None };
+    let (address, prefix) = (network.addr().to_ipv4_mapped()?, network.prefix_len().checked_sub(96)?);
+    ipnet::Ipv4Net::new(address, prefix).ok().map(|network| IpNet::V4(network.trunc()))
 }
 
 /// The path of a unix socket: absolute, for a reload, the command line and the process need not stand in one folder.
@@ -304,6 +318,9 @@ mod tests {
             ("10.1.2.3/8", "\"10.1.2.3/32\""),
             ("10.0.0.1", "\"10.0.0.1/32\""),
             ("::1", "\"::1/128\""),
+            ("::ffff:203.0.113.0/120", "\"203.0.113.0/24\""),
+            ("::ffff:0:0/96", "\"0.0.0.0/0\""),
+            ("::ffff:203.0.113.7", "\"203.0.113.7/32\""),
             ("10.0.0.0/33", "0 to 32"),
             ("::/129", "0 to 128"),
             ("net", "10.0.0.0/8"),

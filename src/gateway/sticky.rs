@@ -14,10 +14,12 @@ const VALUE_BYTES_MAX: usize = 512;
 
 /// The backend that a request's cookie names, if its signature is ours.
 pub fn backend(sticky: &Sticky, pool: &str, headers: &HeaderMap) -> Option<String> {
-    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let mut values = pairs.filter(|(name, _)| *name == sticky.cookie).map(|(_, value)| value);
-    values.find_map(|value| open(sticky, pool, value))
+    let cookies = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes);
+    // What others have put there may be no text.
+    let pairs =
+        cookies.flat_map(|line| line.split(|byte| *byte == b';')).filter_map(|pair| std::str::from_utf8(pair).ok());
+    let mut values = pairs.filter_map(|pair| pair.trim().split_once('=')).filter(|(name, _)| *name == sticky.cookie);
+    values.find_map(|(_, value)| open(sticky, pool, value))
 }
 
 fn open(sticky: &Sticky, pool: &str, value: &str) -> Option<String> {
@@ -71,6 +73,9 @@ mod tests {
         let set = cookie(&ours, "api", "b2").expect("a header");
         let pair = set.to_str().expect("text").split(';').next().expect("a pair");
         assert_eq!(backend(&ours, "api", &headers(&format!("a=b; {pair};c=d"))).as_deref(), Some("b2"));
+        let odd = [b"a=caf\xe9; ", pair.as_bytes()].concat();
+        let odd = [(header::COOKIE, HeaderValue::from_bytes(&odd).expect("a header"))].into_iter().collect();
+        assert_eq!(backend(&ours, "api", &odd).as_deref(), Some("b2"));
     }
 
     #[test]

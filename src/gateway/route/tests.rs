@@ -267,6 +267,21 @@ fn the_agent_is_found_anywhere_in_its_header_and_the_client_in_its_networks() {
 }
 
 #[test]
+fn a_byte_that_is_no_text_is_no_way_around_an_expression() {
+    let odd = |name: &'static str, value: &[u8]| -> HeaderMap {
+        [(HeaderName::from_static(name), http::HeaderValue::from_bytes(value).unwrap())].into_iter().collect()
+    };
+    let agent = Pattern(regex::Regex::new("(?i)badbot").unwrap());
+    let agent = table(vec![with(" *", |route| route.matches.user_agent = Some(agent.clone()))]);
+    let role = (HeaderName::from_static("x-role"), ValuePattern::Regex(whole("bad.*")));
+    let role = table(vec![with(" *", |route| route.matches.headers = vec![role.clone()])]);
+    let any = request("GET http://h/", &[]);
+    for (table, headers) in [(agent, odd("user-agent", b"BadBot/1 \xe9")), (role, odd("x-role", b"bad \xe9"))] {
+        assert!(table.find(&Asked { headers: &headers, ..asked(&any) }).is_some(), "{headers:?}");
+    }
+}
+
+#[test]
 fn a_star_takes_only_routes_of_every_path() {
     let request = request("OPTIONS http://h/", &[("host", "h")]);
     let mut parts = request.0;
