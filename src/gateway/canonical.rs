@@ -16,6 +16,7 @@ use percent_encoding::percent_decode_str;
 
 use super::meaning::is_odd;
 use super::message::Head;
+use crate::config::http::folded;
 
 /// Bytes of a host, as DNS has it (RFC 1035, 2.3.4).
 const HOST_BYTES_MAX: usize = 255;
@@ -397,14 +398,13 @@ pub(super) fn is_protected(name: &str, identity: &[HeaderName]) -> bool {
 /// Whether there is a header like `x_forwarded_for`: backends that make variables of headers cannot tell it from the
 /// real one. Other names with such signs pass.
 fn has_alias(headers: &HeaderMap, identity: &[HeaderName]) -> bool {
-    let mut odd = headers.keys().map(HeaderName::as_str).filter(|name| is_odd(name.as_bytes()));
+    let mut odd = headers.keys().filter(|name| is_odd(name.as_str().as_bytes()));
     odd.any(|name| reads_as_protected(name, identity))
 }
 
 /// Whether a name is one that this gateway speaks for, or its alias.
-pub(super) fn reads_as_protected(name: &str, identity: &[HeaderName]) -> bool {
-    let fold = |sign: char| if sign.is_ascii_alphanumeric() { sign } else { '-' };
-    is_protected(&name.chars().map(fold).collect::<String>(), identity)
+pub(super) fn reads_as_protected(name: &HeaderName, identity: &[HeaderName]) -> bool {
+    is_protected(folded(name).as_str(), identity)
 }
 
 #[cfg(test)]

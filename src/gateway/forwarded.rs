@@ -76,7 +76,7 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 
 /// Takes from a request's trailers what says who the client is: nobody has looked at it there.
 pub fn strip_trailers(trailers: &mut HeaderMap, identity: &[HeaderName]) {
-    remove_if(trailers, |name| meaning(name).is_of_one_hop() || reads_as_protected(name.as_str(), identity));
+    remove_if(trailers, |name| meaning(name).is_of_one_hop() || reads_as_protected(name, identity));
 }
 
 /// As a rule there are none, which one look at each name tells.

@@ -1,7 +1,7 @@
 //! What only HTTP has: routes, what they ask of a request, and who may send it. Valid by type like the rest.
 //!
 //! What a listener sets for all its routes has been merged into them, policy by policy: whoever holds a [`Route`] holds
-//! all that applies. `keys` reads the keys of tokens, `print` writes all of it back, `summary` says in a line what a route asks.
+//! all that applies. `alias` has names that backends mix up, `keys` reads the keys of tokens, `print` writes all of it back, `summary` says in a line what a route asks.
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -16,11 +16,13 @@ use super::Percent;
 use super::diff::{Names, compare};
 use super::words::Words;
 
+mod alias;
 pub mod keys;
 mod print;
 mod size;
 mod summary;
 
+pub use alias::folded;
 pub(super) use print::{print_gateway, print_http, print_pool, print_statuses};
 pub use size::format_size;
 pub(super) use size::parse_size;

@@ -8,7 +8,7 @@ use toml::de::DeValue;
 
 use crate::config::error::{Finding, Span};
 use crate::config::http::keys::{self, ALGORITHMS, Algorithm, is_of_secrets};
-use crate::config::http::{Jwt, KeySource};
+use crate::config::http::{Jwt, KeySource, folded};
 use crate::config::named_file::read_file;
 use crate::config::raw::{Fault, Reader, fault, quoted, text};
 use crate::config::words::nearest;
@@ -227,9 +227,14 @@ fn claims_to_headers(r: &mut Reader) -> Vec<(String, HeaderName)> {
     for (key, item) in entries.into_iter().take(CLAIMS_MAX) {
         let header = r.value("claims_to_headers", item, |value| {
             let header = headers::header_name(value)?;
-            if headers::is_own(&header) || headers::is_about_the_client(&header) {
+            let folded = folded(&header);
+            if headers::is_own(&folded) || headers::is_about_the_client(&folded) {
                 return Err(fault(format!("`{header}` cannot be changed"), "evener's own")
                     .help("choose a name of your own, such as \"x-user\""));
+            }
+            if folded != header {
+                let what = format!("some backends take `{folded}`, which every client may send, for `{header}`");
+                return Err(fault(what, "not only letters, digits and `-`").help(format!("write \"{folded}\"")));
             }
             if claims.iter().any(|(_, known)| *known == header) {
                 return Err(fault(format!("`{header}` stands there twice"), "again here").help("one claim, one header"));
