@@ -161,8 +161,10 @@ fn consumers_are_known_by_keys_and_passwords_of_which_the_file_has_only_hashes()
         let pair = base64::engine::general_purpose::STANDARD.encode(pair);
         format!("authorization: Basic {pair}\r\n")
     };
-    assert_eq!(asked(&evener, "x-key: key of acme\r\n").status(), 200);
-    assert_eq!(backend.requests()[0].field("x-key"), None, "it is hidden from the backend");
+    assert_eq!(asked(&evener, "x-key: key of acme\r\nX_Key: key of acme\r\nx_keys: 1\r\n").status(), 200);
+    let seen = &backend.requests()[0];
+    let keys = ["x-key", "x_key", "x_keys"].map(|name| seen.field(name));
+    assert_eq!(keys, [None, None, Some("1")], "it is hidden from the backend");
     assert_eq!(asked(&evener, &basic("ada:correct horse")).status(), 200);
     for fields in ["", "x-key: key of Acme\r\n", &basic("ada:wrong"), &basic("acme:correct horse"), &basic("ada")] {
         assert_eq!(asked(&evener, fields).status(), 401, "{fields}");

@@ -210,6 +210,32 @@ fn headers_are_removed_set_and_added_both_ways() {
 }
 
 #[test]
+fn what_a_backend_may_read_as_an_edited_header_goes_with_it() {
+    let backend = telling();
+    let keys = "request_headers = { set = { x-set = \"ours\", a_b = \"ours\" }, add = { x-both = \"ours\" }, \
+                remove = [\"x-gone\"] }";
+    let evener = start(&site("", keys, "", &[&backend]));
+    let fields =
+        "x_set: its\r\nX.Set: its\r\nx-gone: its\r\nX_Gone: its\r\na-b: its\r\nx_both: its\r\nx_other: its\r\n";
+    assert_eq!(asked(evener.port("web"), &request("GET", "/", fields)).status(), 200);
+    let seen = &backend.requests()[0];
+    for (name, values) in [
+        ("x-set", &["ours"][..]),
+        ("a_b", &["ours"]),
+        ("x-both", &["ours"]),
+        ("x_both", &["its"]),
+        ("x_other", &["its"]),
+        ("x_set", &[]),
+        ("x.set", &[]),
+        ("x-gone", &[]),
+        ("x_gone", &[]),
+        ("a-b", &[]),
+    ] {
+        assert_eq!(seen.all(name), values, "{name}");
+    }
+}
+
+#[test]
 fn prefixes_are_stripped_and_paths_rewritten_and_the_query_goes_with_them() {
     let backend = telling();
     let stripped = route("files", "match = { path_prefix = \"/files\" }\npool = \"web\"\nstrip_prefix = \"/files\"");

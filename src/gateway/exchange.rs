@@ -201,12 +201,7 @@ impl Exchange<'_> {
             headers.insert(UPGRADE, protocol.clone());
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
-        if !route.request_headers.is_empty() {
-            if let Some(announced) = announced.take() {
-                announced.put_among(head.headers.map());
-            }
-            edit(&mut head.headers, &route.request_headers);
-        }
+        edit_request(&mut head.headers, &mut announced, &route.request_headers);
         let body = match incoming.is_over() {
             true => RequestBody::Empty,
             false => RequestBody::Stream {
@@ -296,6 +291,19 @@ fn upgrade(head: &Head, is_bare: bool) -> Result<Option<HeaderValue>, Failure> {
         return Ok(None);
     }
     if is_bare { Ok(Some(protocol)) } else { Err(Refusal::UpgradeRefused.into()) }
+}
+
+/// Edits also what is to be announced. What a backend may read as a header that is removed or set goes with it.
+fn edit_request(headers: &mut Headers, announced: &mut Option<Announced<'_>>, edits: &Edits) {
+    if edits.is_empty() {
+        return;
+    }
+    if let Some(announced) = announced.take() {
+        announced.put_among(headers.map());
+    }
+    let replaced = edits.remove.iter().chain(edits.set.iter().map(|(name, _)| name));
+    forwarded::remove_with_aliases(headers.map(), replaced);
+    edit(headers, edits);
 }
 
 /// Removes, then sets, then adds.

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use super::canonical::{Canonical, Malformed, is_protected, reads_as_protected};
 use super::meaning::Meaning;
 use super::message::Headers;
+use crate::config::http::read_alike;
 
 /// Bytes of an x-request-id that is taken over.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -77,6 +78,11 @@ pub fn join_cookies(headers: &mut HeaderMap) {
 /// Takes from a request's trailers what says who the client is: nobody has looked at it there.
 pub fn strip_trailers(trailers: &mut HeaderMap, identity: &[HeaderName]) {
     remove_if(trailers, |name| meaning(name).is_of_one_hop() || reads_as_protected(name, identity));
+}
+
+/// Takes away these headers, and all that a backend may read as one of them.
+pub fn remove_with_aliases<'n>(headers: &mut HeaderMap, names: impl Iterator<Item = &'n HeaderName> + Clone) {
+    remove_if(headers, |known| names.clone().any(|name| read_alike(known, name)));
 }
 
 /// As a rule there are none, which one look at each name tells.

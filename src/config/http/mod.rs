@@ -22,7 +22,7 @@ mod print;
 mod size;
 mod summary;
 
-pub use alias::folded;
+pub use alias::{folded, read_alike};
 pub(super) use print::{print_gateway, print_http, print_pool, print_statuses};
 pub use size::format_size;
 pub(super) use size::parse_size;

@@ -17,6 +17,7 @@ use super::jwt::{Tokens, Verified};
 use super::limit::Failures;
 use super::{Asked, Refused};
 use crate::config::http::{ApiKey, Auth as Configured, Consumer};
+use crate::gateway::forwarded::remove_with_aliases;
 use crate::gateway::refusal::Refusal;
 
 /// Of a key, a password or a token; longer ones are not looked at.
@@ -37,7 +38,7 @@ impl Identity {
     /// Writes into the header what the backend is told of it, and takes out what it is not to see.
     pub fn mark(&self, headers: &mut HeaderMap) {
         if let Some(name) = &self.hidden {
-            headers.remove(name);
+            remove_with_aliases(headers, std::iter::once(name));
         }
         for (name, value) in self.token.iter().flat_map(|token| &token.headers) {
             headers.insert(name, value.clone());

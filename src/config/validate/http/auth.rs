@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::error::Finding;
-use crate::config::http::{ApiKey, Auth};
+use crate::config::http::{ApiKey, Auth, folded};
 use crate::config::raw::{Fault, Reader, boolean, fault, mismatch, quoted, text};
 use crate::config::words::nearest;
 
@@ -84,7 +84,8 @@ fn api_key(r: &mut Reader) -> Option<ApiKey> {
 
 fn header(value: &DeValue) -> Result<HeaderName, Fault> {
     let name = headers::header_name(value)?;
-    if headers::is_own(&name) || headers::is_about_the_client(&name) {
+    let read = folded(&name);
+    if headers::is_own(&read) || headers::is_about_the_client(&read) {
         return Err(fault(format!("`{name}` holds no key"), "evener's own").help("write one such as \"x-api-key\""));
     }
     Ok(name)

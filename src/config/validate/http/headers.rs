@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue};
 use toml::de::DeValue;
 
 use crate::config::error::Finding;
-use crate::config::http::Edits;
+use crate::config::http::{Edits, folded};
 use crate::config::raw::{Fault, Reader, fault, quoted, text};
 
 /// Headers in one table.
@@ -104,14 +104,16 @@ fn removed(r: &mut Reader, is_request: bool) -> Vec<HeaderName> {
 }
 
 fn check(name: &HeaderName, may_be_set: bool, is_request: bool) -> Result<(), Fault> {
-    if is_own(name) && !may_be_set && (is_request || *name != http::header::HOST) {
+    // With a header of a request goes what a backend may read as it.
+    let read = if is_request { &folded(name) } else { name };
+    if is_own(read) && !may_be_set && (is_request || *read != http::header::HOST) {
         let help = match name.as_str() {
             "host" => "write it into `set`: a request has exactly one",
             _ => "leave it out: it belongs to one connection, and evener writes it itself",
         };
         return Err(fault(format!("`{name}` cannot be changed"), "evener's own").help(help));
     }
-    if is_request && is_about_the_client(name) {
+    if is_request && is_about_the_client(read) {
         return Err(fault(format!("`{name}` says who the client is"), "evener's own")
             .help("leave it out: evener writes it itself, from the connection and from `trusted_proxies`"));
     }
