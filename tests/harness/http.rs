@@ -133,10 +133,14 @@ impl Peer {
     /// Whether the other side has ended here, without another byte.
     #[track_caller]
     pub fn is_over(&mut self) -> bool {
-        match self.0.fill_buf() {
-            Ok(rest) => rest.is_empty(),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
-            Err(error) => panic!("neither bytes nor an end: {error}"),
+        loop {
+            return match self.0.fill_buf() {
+                Ok(rest) => rest.is_empty(),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
+                // A read with a time limit is, when the machine stops for a moment (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("neither bytes nor an end: {error}"),
+            };
         }
     }
 }
