@@ -113,6 +113,19 @@ fn an_upgrade_with_a_body_is_refused() {
 }
 
 #[test]
+fn what_else_stands_in_connection_hides_no_upgrade() {
+    let backend = Backend::held();
+    let evener = start(&backend, "");
+    let mut client = Peer::of(evener.port("web"));
+    client.send(b"GET /chat HTTP/1.1\r\nhost: a.test\r\nconnection: \xe9, upgrade\r\nupgrade: websocket\r\n\r\n");
+    let mut server = Peer::on(backend.take());
+    let seen = server.request().unwrap().unwrap();
+    assert_eq!((seen.field("upgrade"), seen.field("connection")), (Some("websocket"), Some("upgrade")));
+    server.send(SWITCH);
+    assert_eq!(client.response().status(), 101);
+}
+
+#[test]
 fn h2c_is_not_passed_on_as_an_upgrade() {
     let backend = Backend::webs("plain");
     let evener = start(&backend, "");

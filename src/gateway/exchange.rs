@@ -284,8 +284,8 @@ impl Onward<'_> {
 fn upgrade(head: &Head, is_bare: bool) -> Result<Option<HeaderValue>, Failure> {
     let headers = head.headers.special();
     let Some(protocol) = headers.get(UPGRADE).cloned() else { return Ok(None) };
-    let listed = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let is_asked = listed.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+    let listed = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let is_asked = listed.map(<[u8]>::trim_ascii).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     // h2c is a matter of one hop (RFC 9113, 3.1, has taken it away): the request goes on as it is.
     if !is_asked || head.version != Version::HTTP_11 || protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
         return Ok(None);
