@@ -9,7 +9,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use harness::http::{Message, Peer, first_answer, get, listener, pool_of, post, reply, site};
-use harness::{Backend, Evener, SOON, free_port, local, now, wait_until};
+use harness::{Backend, Evener, SOON, free_port, http_get, local, now, wait_until};
 
 const ONE_THREAD: &str = "[process]\nworkers = 1\n";
 
@@ -73,7 +73,53 @@ fn nobody_there_is_502() {
     ));
     let answer = asked(evener.port("web"), &get("/x"));
     assert_eq!(answer.status(), 502);
-    assert_eq!(logged(&evener, "/x")["refusal"], "backend_failed");
+    let event = logged(&evener, "/x");
+    assert_eq!((&event["refusal"], &event["attempts"]), (&"backend_failed".into(), &3.into()));
+}
+
+#[test]
+fn a_backend_that_is_back_in_a_moment_costs_no_request() {
+    let mut backend = Backend::webs("back");
+    backend.kill();
+    let metrics = free_port();
+    let file = site("", "", "connect = { attempts = 100 }", &[&backend]);
+    let evener = start(&(format!("metrics = \"127.0.0.1:{metrics}\"\n") + &file));
+    let mut client = Peer::of(evener.port("web"));
+    client.send(post("/", "once"));
+    wait_until(SOON, "two attempts have failed", || {
+        let (_, text) = http_get(metrics, "/metrics").unwrap();
+        text.contains("evener_backend_connect_failures_total{pool=\"web\",backend=\"back\",reason=\"refused\"} 2")
+    });
+    backend.revive();
+    assert_eq!(client.response().text(), "back");
+}
+
+#[test]
+fn a_connection_that_fails_costs_a_retry_where_the_pool_has_no_attempts_left() {
+    let (mut dead, good) = (Backend::webs("dead"), Backend::webs("good"));
+    dead.kill();
+    let pool = "balance = \"first\"\nconnect = { attempts = 1 }";
+    for (on, status) in [("[\"connect\"]", 200), ("[\"reset\", \"timeout\"]", 502)] {
+        let metrics = free_port();
+        let file = site("", &retry(on, ""), pool, &[&dead, &good]);
+        let evener = start(&(format!("metrics = \"127.0.0.1:{metrics}\"\n") + &file));
+        assert_eq!(asked(evener.port("web"), &post("/", "nothing of it was sent")).status(), status, "{on}");
+        let (_, text) = http_get(metrics, "/metrics").unwrap();
+        let count =
+            format!("evener_backend_retries_total{{pool=\"web\",backend=\"good\"}} {}", u8::from(status == 200));
+        assert!(text.contains(&count), "{text}");
+    }
+}
+
+#[test]
+fn the_time_of_a_request_counts_while_its_backend_is_connected_to() {
+    let hole = Backend::black_hole();
+    let pool = "connect = { timeout = \"60s\", attempts = 100 }";
+    let evener = start(&site("", "timeout = { request = \"500ms\" }", pool, &[&hole]));
+    let began = now();
+    assert_eq!(asked(evener.port("web"), &post("/x", "body")).status(), 504);
+    assert!((Duration::from_millis(450)..SOON).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert_eq!(logged(&evener, "/x")["refusal"], "backend_timeout");
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod tests;
 use std::net::IpAddr;
 
 use std::fmt;
+use std::time::Duration;
 
 use choice::{Draw, Least};
 use ip_hash::Maglev;
@@ -27,6 +28,9 @@ use round_robin::Sequence;
 /// Members that a picker's tables can name. Any beyond this many are chosen only when no other one is usable; the
 /// configuration refuses larger pools.
 pub const MEMBERS_MAX: usize = u16::MAX as usize;
+
+/// Pause before backends that failed are asked once more: all were tried and attempts are left.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the pickers ask of a backend in rotation.
 pub trait Candidate {

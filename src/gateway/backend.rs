@@ -168,11 +168,11 @@ impl Http2 {
     }
 }
 
-/// Connects to a backend, within the pool's time.
+/// Connects to a backend, within this time.
 ///
 /// # Errors
 /// How it failed.
-pub async fn connect(pool: &Pool, backend: &Backend, links: &Links) -> Result<Link, ConnectFailure> {
+pub async fn connect(pool: &Pool, backend: &Backend, links: &Links, limit: Duration) -> Result<Link, ConnectFailure> {
     let connecting = async {
         let raw = open(pool, &backend.endpoint).await.map_err(|error| ConnectFailure::of(&error))?;
         let io = match &pool.tls {
@@ -185,7 +185,7 @@ pub async fn connect(pool: &Pool, backend: &Backend, links: &Links) -> Result<Li
         };
         speak(pool, io, links.add(backend.id, pool.tls.clone())).await
     };
-    tokio::time::timeout(pool.config.connect.timeout, connecting).await.unwrap_or(Err(ConnectFailure::Timeout))
+    tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ConnectFailure::Timeout))
 }
 
 fn tls_failure(pool: &Pool, backend: &Backend, error: &io::Error) -> ConnectFailure {

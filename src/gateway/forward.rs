@@ -24,7 +24,7 @@ use super::refusal::Refusal;
 use super::sticky;
 use super::thread::Thread;
 use super::tunnel::Tunnel;
-use crate::balance::{self, Cursor};
+use crate::balance::{self, Cursor, RETRY_PAUSE};
 use crate::config::http::{RetryOn, Route};
 use crate::engine::Note;
 use crate::id::BackendId;
@@ -67,8 +67,6 @@ struct Tries<'r> {
     retries: u32,
     /// A connection that broke although it had been used before costs one try that nobody has to ask for.
     reused_broke: bool,
-    /// Method and body allow it to be sent twice.
-    may_repeat: bool,
     /// When the response must have begun.
     deadline: Option<Instant>,
 }
@@ -89,12 +87,18 @@ pub async fn forward(
     let named = rule.and_then(|rule| sticky::backend(rule, &pool.config.name, outgoing.head.headers.map()));
     let is_bare = matches!(outgoing.body, RequestBody::Empty) && !outgoing.is_upgrade;
     let may_repeat = is_bare && is_idempotent(&outgoing.head.method);
-    let mut tries = Tries::new(client, route, pool, may_repeat, balance::hash_client(outgoing.client), record.began);
+    let mut tries = Tries::new(client, route, pool, balance::hash_client(outgoing.client), record.began);
     thread.budgets.earn(pool.id, route.retry.as_ref());
     loop {
         let (backend, place) = tries.choose(named.as_deref()).await?;
-        let Some((mut link, idle)) = tries.connect(&backend).await? else { continue };
         record.attempts += 1;
+        let (mut link, idle) = match tries.connect(&backend).await {
+            Ok(connected) => connected,
+            Err(failed) => {
+                tries.unreachable(&backend, failed)?;
+                continue;
+            }
+        };
         let may_break = idle.is_some_and(|idle| idle >= FRESH) && !tries.reused_broke;
         let may_go_again = may_repeat && (may_break || route.retry.is_some());
         let sent = tries.send(&mut link, outgoing, may_go_again).await;
@@ -106,7 +110,7 @@ pub async fn forward(
             Some(Sent::Unsent) => {
                 // The connection was closed when it was needed: the next one, and if it was new, not for ever.
                 if idle.is_none() {
-                    tries.unreachable(backend.id, Refusal::BackendFailed)?;
+                    tries.unreachable(&backend, Refusal::BackendFailed)?;
                 }
                 continue;
             }
@@ -143,34 +147,34 @@ pub async fn forward(
 }
 
 impl<'r> Tries<'r> {
-    fn new(
-        client: &'r Rc<Client>,
-        route: &'r Route,
-        pool: &'r Arc<Pool>,
-        may_repeat: bool,
-        key: u64,
-        began: Instant,
-    ) -> Self {
+    fn new(client: &'r Rc<Client>, route: &'r Route, pool: &'r Arc<Pool>, key: u64, began: Instant) -> Self {
         let deadline = route.timeout.request.map(|limit| began + limit);
         let (tried, connects, retries, reused_broke) = (Vec::new(), 0, 0, false);
         let (thread, motion) = (&client.thread, client.motion().clone());
-        Self {
-            thread,
-            motion,
-            route,
-            pool: pool.clone(),
-            key,
-            tried,
-            connects,
-            retries,
-            reused_broke,
-            may_repeat,
-            deadline,
+        Self { thread, motion, route, pool: pool.clone(), key, tried, connects, retries, reused_broke, deadline }
+    }
+
+    /// A backend with a place on it. Where all have failed it is any of them, after a pause.
+    async fn choose(&mut self, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
+        loop {
+            match self.place(named).await {
+                Err(Refusal::NoBackend) if !self.tried.is_empty() => {
+                    self.tried.clear();
+                    tokio::time::sleep(self.at_most(RETRY_PAUSE)).await;
+                }
+                Ok((backend, place)) => {
+                    if self.connects + self.retries > 0 {
+                        backend.stats.cell(self.thread.index).retries.add(1);
+                    }
+                    return Ok((backend, place));
+                }
+                refused => return refused,
+            }
         }
     }
 
-    /// A backend with a place on it; waits for one where the pool has a queue, and overtakes nobody there.
-    async fn choose(&mut self, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
+    /// A place on a backend that has not failed yet; waits for one where the pool has a queue, and overtakes nobody there.
+    async fn place(&mut self, named: Option<&str>) -> Result<(Arc<Backend>, BackendSlot), Refusal> {
         if self.pool.stats.queue.is_empty() {
             match self.pick(named) {
                 Err(Refusal::PoolFull) if self.pool.config.queue.max > 0 => {}
@@ -178,8 +182,7 @@ impl<'r> Tries<'r> {
             }
         }
         let waiting = Waiting::join(&self.pool).ok_or(Refusal::PoolFull)?;
-        let limit = self.left().unwrap_or(Duration::MAX).min(self.pool.config.queue.timeout);
-        let due = self.thread.clock.now() + limit;
+        let due = self.thread.clock.now() + self.at_most(self.pool.config.queue.timeout);
         loop {
             tokio::time::timeout_at(due.into(), waiting.turn()).await.map_err(|_| Refusal::PoolFull)?;
             // Who waits goes by what a reload or a check has changed meanwhile.
@@ -208,30 +211,30 @@ impl<'r> Tries<'r> {
         match picked {
             Pick::Backend(backend, place) => Ok((backend.clone(), place)),
             Pick::Full => Err(Refusal::PoolFull),
-            Pick::Nobody if self.tried.is_empty() => {
-                self.pool.stats.cell(self.thread.index).no_backend.add(1);
-                Err(Refusal::NoBackend)
-            }
-            Pick::Nobody if self.retries == 0 => Err(Refusal::BackendFailed),
             Pick::Nobody => {
-                // All were tried, and tries are left: from the beginning.
-                self.tried.clear();
-                self.pick(named)
+                if self.tried.is_empty() {
+                    self.pool.stats.cell(self.thread.index).no_backend.add(1);
+                }
+                Err(Refusal::NoBackend)
             }
         }
     }
 
-    /// A connection, and for how long it was idle; `None` when the backend could not be reached and another one may be.
-    async fn connect(&mut self, backend: &Backend) -> Result<Option<(Link, Option<Duration>)>, Refusal> {
+    /// A connection, and for how long it was idle.
+    async fn connect(&mut self, backend: &Backend) -> Result<(Link, Option<Duration>), Refusal> {
+        if self.is_late() {
+            return Err(Refusal::BackendTimeout);
+        }
         let thread = self.thread;
         let began = thread.clock.turn();
         let idle = thread.idle.borrow_mut().take(backend.id, &self.pool, began);
         if let Some((link, idle)) = idle {
-            return Ok(Some((link, Some(idle))));
+            return Ok((link, Some(idle)));
         }
         let cell = backend.stats.cell(thread.index);
         // Seldom needed, and large.
-        let failure = match Box::pin(backend::connect(&self.pool, backend, &thread.links)).await {
+        let limit = self.at_most(self.pool.config.connect.timeout);
+        let failure = match Box::pin(backend::connect(&self.pool, backend, &thread.links, limit)).await {
             Ok(link) => {
                 let took = thread.clock.now() - began;
                 backend.stats.note_connect(took);
@@ -240,7 +243,7 @@ impl<'r> Tries<'r> {
                 if let Link::Http2(shared) = &link {
                     thread.with_idle(|idle| idle.share(backend.id, shared.clone()));
                 }
-                return Ok(Some((link, None)));
+                return Ok((link, None));
             }
             Err(failure) => failure,
         };
@@ -248,26 +251,38 @@ impl<'r> Tries<'r> {
         if failure.blames_backend() {
             (thread.shared.notes)(Note::ConnectFailed { backend: backend.id, failure });
         }
-        let refusal = match failure {
+        Err(match failure {
             ConnectFailure::Timeout => Refusal::BackendTimeout,
             _ => Refusal::BackendFailed,
-        };
-        self.unreachable(backend.id, refusal).map(|()| None)
+        })
     }
 
-    /// Another backend may be tried, unless so many were that this is the answer.
-    fn unreachable(&mut self, backend: BackendId, refusal: Refusal) -> Result<(), Refusal> {
-        self.tried.push(backend);
+    /// Nothing was sent, and another backend may be tried: as often as the pool says, and then as the route says. Else this is
+    /// the answer.
+    fn unreachable(&mut self, backend: &Backend, refusal: Refusal) -> Result<(), Refusal> {
         self.connects += 1;
-        if self.connects < self.pool.config.connect.attempts.get() && self.left().is_none_or(|left| !left.is_zero()) {
-            return Ok(());
+        if self.connects < self.pool.config.connect.attempts.get() && !self.is_late() {
+            self.tried.push(backend.id);
+        } else if self.may_retry(|on| on.connect) {
+            self.note_retry(backend);
+        } else {
+            return Err(refusal);
         }
-        Err(refusal)
+        Ok(())
     }
 
     /// What is left of the request's time, over all its tries.
     fn left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(self.thread.clock.now()))
+    }
+
+    fn is_late(&self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
+
+    /// So long, if the request has so much time.
+    fn at_most(&self, limit: Duration) -> Duration {
+        self.left().map_or(limit, |left| left.min(limit))
     }
 
     /// `None` when it took too long.
@@ -283,14 +298,12 @@ impl<'r> Tries<'r> {
     fn note_retry(&mut self, backend: &Backend) {
         self.retries += 1;
         self.thread.budgets.spend(self.pool.id);
-        backend.stats.cell(self.thread.index).retries.add(1);
         self.tried.push(backend.id);
     }
 
     fn may_retry(&self, applies: impl Fn(&RetryOn) -> bool) -> bool {
         let Some(retry) = &self.route.retry else { return false };
-        self.may_repeat
-            && self.left().is_none_or(|left| !left.is_zero())
+        !self.is_late()
             && applies(&retry.on)
             && self.retries < retry.attempts.get()
             && self.thread.budgets.has_one(self.pool.id)

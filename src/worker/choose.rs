@@ -9,7 +9,7 @@ use super::connection::Step;
 use super::mailbox::{Mailbox, Message};
 use super::token::{Key, Source};
 use super::turn::Worker;
-use crate::balance::{self, Cursor};
+use crate::balance::{self, Cursor, RETRY_PAUSE};
 use crate::config::Endpoint;
 use crate::engine::Note;
 use crate::id::Side;
@@ -18,9 +18,6 @@ use crate::snapshot::{Backend, Pick, Pool};
 use crate::stats::BackendSlot;
 use crate::sys::socket::Socket;
 use crate::tcp::relay::End;
-
-/// Pause before backends that failed are asked once more: all were tried and attempts are left.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// What one try to find a backend came to.
 enum Outcome {
