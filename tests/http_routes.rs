@@ -6,9 +6,10 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::time::Duration;
 
 use harness::http::{Message, Peer, get, listener, pool, reply, request, site};
-use harness::{Backend, Evener, SOON, free_port, http_get, wait_until};
+use harness::{Backend, Evener, SOON, free_port, http_get, now, wait_until};
 
 const ONE_THREAD: &str = "[process]\nworkers = 1\n";
 
@@ -145,6 +146,32 @@ fn a_breaker_opens_and_closes() {
     backend.be_sick(false);
     wait_until(SOON, "a probe has found it well", || status() == 200);
     assert!((0..10).all(|_| status() == 200));
+}
+
+#[test]
+fn a_client_that_goes_away_does_not_keep_a_breaker_open() {
+    let backend = Backend::held();
+    let breaker = "breaker = { error_rate = \"50%\", min_requests = 1, window = \"10s\", open_for = \"2s\" }";
+    let evener = start(&site("", "", breaker, &[&backend]));
+    let ask = |path: &str, status: &str| {
+        let mut client = Peer::of(evener.port("web"));
+        client.send(get(path));
+        let mut server = Peer::on(backend.take());
+        server.request().unwrap().unwrap();
+        server.send(reply(status, ""));
+        client.response().status()
+    };
+    assert_eq!(ask("/bad", "500 Oops"), 500);
+    let open = now();
+    assert_eq!(asked(evener.port("web"), &get("/")).status(), 503);
+    wait_until(SOON, "it lets one through", || open.elapsed() > Duration::from_millis(2100));
+    let mut gone = Peer::of(evener.port("web"));
+    gone.send(get("/gone"));
+    let mut held = Peer::on(backend.take());
+    held.request().unwrap().unwrap();
+    drop(gone);
+    wait_until(SOON, "it is gone", || evener.events().iter().any(|event| event["path"] == "/gone"));
+    assert_eq!(ask("/next", "200 OK"), 200, "the next one finds out");
 }
 
 // --- Answers of our own -----------------------------------------------------------------------------------------------------

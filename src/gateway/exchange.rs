@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use super::body::{Incoming, RequestBody, ResponseBody};
-use super::breaker::Breaker;
 use super::canonical::{Canonical, Malformed, canonical};
 use super::client::{self, Client, UnderWay};
 use super::forward::{self, Outgoing};
@@ -21,6 +20,7 @@ use super::refusal::Refusal;
 use super::reply;
 use super::route::{Asked, Found};
 use super::sites::{Prepared, SiteTable};
+use super::trial::Trial;
 use crate::config::http::{Action, Edits, Http};
 use crate::snapshot::Snapshot;
 
@@ -216,15 +216,10 @@ impl Exchange<'_> {
         let (is_upgrade, address) = (protocol.is_some(), onward.who.address);
         let mut outgoing = Outgoing { head, announced, body, intake, is_upgrade, client: address };
         // Asked last: what is refused before must not be the one request that an open breaker lets through.
-        let breaker = thread.shared.registry.breaker(pool);
-        if breaker.as_ref().is_some_and(|breaker| !lock(breaker).admit(thread.since_start())) {
-            return Err(Refusal::BreakerOpen.into());
-        }
+        let trial = Trial::begin(thread, pool)?;
         let outcome = forward::forward(client, record, route, pool, &mut outgoing).await;
-        if let Some((breaker, good)) = breaker.zip(verdict(&outcome))
-            && lock(&breaker).note(good, thread.since_start())
-        {
-            tracing::warn!(pool = pool.config.name, "too many answers are errors: the breaker is open");
+        if let Some(trial) = trial {
+            trial.end(verdict(&outcome));
         }
         let mut answer = outcome.map_err(Failure::from)?;
         if answer.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -238,10 +233,6 @@ impl Exchange<'_> {
         }
         Ok(answer)
     }
-}
-
-fn lock(breaker: &Mutex<Breaker>) -> MutexGuard<'_, Breaker> {
-    breaker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the backends did well; `None` when it was not up to them: else clients could open a breaker.
