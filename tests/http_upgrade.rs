@@ -134,6 +134,10 @@ fn h2c_is_not_passed_on_as_an_upgrade() {
     assert_eq!((answer.status(), answer.text().as_str()), (200, "plain"));
     let seen = backend.requests().pop().unwrap();
     assert!(seen.all("upgrade").is_empty() && seen.all("http2-settings").is_empty());
+    for upgrade in ["upgrade: h2c, websocket, irc\r\n", "upgrade: websocket\r\nupgrade: irc, H2C\r\n"] {
+        Peer::of(evener.port("web")).ask(request("GET", "/", &format!("connection: upgrade\r\n{upgrade}")));
+        assert_eq!(backend.requests().pop().unwrap().field("upgrade"), Some("websocket, irc"));
+    }
 }
 
 #[test]

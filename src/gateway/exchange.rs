@@ -193,12 +193,13 @@ impl Exchange<'_> {
         if incoming.length().is_some_and(|length| length > limit) {
             return Err(Refusal::BodyTooLarge.into());
         }
-        let protocol = upgrade(head, incoming.is_over())?;
+        let protocols = upgrade(head, incoming.is_over())?;
         forwarded::strip_request(&mut head.headers, &self.sites.identity)?;
         let mut announced = onward.announce(client, head)?;
-        if let Some(protocol) = &protocol {
+        let is_upgrade = protocols.is_some();
+        if let Some(protocols) = protocols {
             let headers = head.headers.map();
-            headers.insert(UPGRADE, protocol.clone());
+            headers.insert(UPGRADE, protocols);
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         edit_request(&mut head.headers, &mut announced, &route.request_headers);
@@ -213,8 +214,7 @@ impl Exchange<'_> {
             },
         };
         let intake = record.intake.clone();
-        let (is_upgrade, address) = (protocol.is_some(), onward.who.address);
-        let mut outgoing = Outgoing { head, announced, body, intake, is_upgrade, client: address };
+        let mut outgoing = Outgoing { head, announced, body, intake, is_upgrade, client: onward.who.address };
         // Asked last: what is refused before must not be the one request that an open breaker lets through.
         let trial = Trial::begin(thread, pool)?;
         let outcome = forward::forward(client, record, route, pool, &mut outgoing).await;
@@ -271,17 +271,15 @@ impl Onward<'_> {
     }
 }
 
-/// The protocol that a request asks to switch to (RFC 9110, 7.8).
+/// The protocols that a request asks to switch to.
 fn upgrade(head: &Head, is_bare: bool) -> Result<Option<HeaderValue>, Failure> {
-    let headers = head.headers.special();
-    let Some(protocol) = headers.get(UPGRADE).cloned() else { return Ok(None) };
-    let listed = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let is_asked = listed.map(<[u8]>::trim_ascii).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
-    // h2c is a matter of one hop (RFC 9113, 3.1, has taken it away): the request goes on as it is.
-    if !is_asked || head.version != Version::HTTP_11 || protocol.as_bytes().eq_ignore_ascii_case(b"h2c") {
+    if head.version != Version::HTTP_11 {
         return Ok(None);
     }
-    if is_bare { Ok(Some(protocol)) } else { Err(Refusal::UpgradeRefused.into()) }
+    match forwarded::upgrade(head.headers.special()) {
+        Some(_) if !is_bare => Err(Refusal::UpgradeRefused.into()),
+        protocols => Ok(protocols),
+    }
 }
 
 /// Edits also what is to be announced. What a backend may read as a header that is removed or set goes with it.

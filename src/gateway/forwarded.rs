@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, COOKIE, FORWARDED, TE, ValueIter};
+use http::header::{CONNECTION, COOKIE, FORWARDED, TE, UPGRADE, ValueIter};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
@@ -112,6 +112,20 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let named = elements(headers.get_all(CONNECTION).iter());
     let named = named.filter(|name| !usual.iter().any(|usual| name.eq_ignore_ascii_case(usual)));
     named.filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
+}
+
+/// The protocols that a request asks to switch to, in its order (RFC 9110, 7.8). Never among them is h2c, a matter of one
+/// hop that RFC 9113, 3.1, has taken away: a backend that took it would answer requests that nobody has looked at.
+pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let is_h2c = |protocol: &&[u8]| protocol.eq_ignore_ascii_case(b"h2c");
+    let mut protocols: Vec<&[u8]> = elements(headers.get_all(UPGRADE).iter()).filter(|any| !is_h2c(any)).collect();
+    let is_asked =
+        || elements(headers.get_all(CONNECTION).iter()).any(|option| option.eq_ignore_ascii_case(b"upgrade"));
+    if protocols.is_empty() || !is_asked() {
+        return None;
+    }
+    protocols.reverse();
+    HeaderValue::from_bytes(&protocols.join(&b", "[..])).ok()
 }
 
 /// The elements of a list from the right, over all headers of its name. They are bytes: whoever wants text asks each
