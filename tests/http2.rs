@@ -412,6 +412,28 @@ fn a_request_that_stands_still_beside_one_that_moves_is_reset_and_its_backend_le
 }
 
 #[test]
+fn a_body_that_waits_in_the_queue_does_not_stand_still() {
+    let backend = Backend::held();
+    let keys = ("timeout = { idle = \"1s\" }", "queue = { max = 10, timeout = \"60s\" }");
+    let text = site("", keys.0, keys.1, &[&backend]).replace("name = \"held\"", "name = \"held\", max_connections = 1");
+    let evener = Evener::start(&("[process]\nworkers = 1\n".to_owned() + &text));
+    let mut first = harness::http::Peer::of(evener.port("web"));
+    first.send(harness::http::get("/first"));
+    let mut server = harness::http::Peer::on(backend.take());
+    server.request().unwrap().unwrap();
+    let mut client = Client::of(evener.port("web"), &[]);
+    let stream = client.half_a_post();
+    wait_until(SOON, "it waits", || evener.queue_length("web") == 1);
+    holds_for(Duration::from_millis(2500), "it waits on", || evener.queue_length("web") == 1);
+    server.send(reply("200 OK", ""));
+    assert_eq!(server.head().start, "POST / HTTP/1.1");
+    client.send(&Frame::new(DATA, END_STREAM, stream, &[b'x'; 96]));
+    server.0.read_exact(&mut [0; 100]).unwrap();
+    server.send(reply("200 OK", ""));
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
+}
+
+#[test]
 fn a_client_that_takes_no_answer_of_the_gateway_itself_is_not_waited_for() {
     let backend = Backend::webs("b");
     let evener = start("limits = { header_timeout = \"1s\" }", &backend);

@@ -3,13 +3,13 @@
 
 mod harness;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Mutex;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use harness::http::{Peer, get, listener, reply, request, site};
-use harness::{ALWAYS_UP, Backend, Evener, SOON, connect, now, reset, wait_until};
+use harness::{ALWAYS_UP, Backend, Evener, SOON, connect, holds_for, now, reset, wait_until};
 
 const TWO_THREADS: &str = "[process]\nworkers = 2\n";
 /// Who waits is served or has gone away long before.
@@ -175,4 +175,40 @@ fn the_time_of_a_request_counts_in_the_queue_too() {
     go.send(()).unwrap();
     assert_eq!(first.response().status(), 200);
     assert_eq!(paths(&a), ["/holds"]);
+}
+
+/// Longer than a body may stand still in these tests.
+const WAIT: Duration = Duration::from_millis(3500);
+
+#[test]
+fn a_body_that_waits_in_the_queue_does_not_stand_still_and_has_its_time_from_when_it_is_read() {
+    let backend = Backend::held();
+    let text = site("", "timeout = { idle = \"2s\" }", LONG, &[&backend]);
+    let text = text.replace("name = \"held\"", "name = \"held\", max_connections = 1");
+    let evener = Evener::start(&("[process]\nworkers = 1\n".to_owned() + &text));
+    let mut first = asking(&evener, "/first");
+    let mut server = Peer::on(backend.take());
+    server.request().unwrap().unwrap();
+    let mut second = Peer::of(evener.port("web"));
+    second.send(request("POST", "/second", "content-length: 8\r\n") + "half");
+    wait_until(SOON, "it waits", || evener.queue_length("web") == 1);
+    holds_for(WAIT, "it waits on", || evener.queue_length("web") == 1);
+    server.send(reply("200 OK", "first"));
+    assert_eq!(first.response().text(), "first");
+    assert_eq!(server.head().path(), "/second");
+    // By now it has been looked at again.
+    holds_for(Duration::from_millis(1200), "it is not cut", || evener.active("web", "held") == 1);
+    second.send("half");
+    let mut body = [0; 8];
+    server.0.read_exact(&mut body).unwrap();
+    server.send(reply("200 OK", "second"));
+    assert_eq!((&body, second.response().text().as_str()), (b"halfhalf", "second"));
+}
+
+#[test]
+fn a_body_does_not_stand_still_while_its_backend_is_connected_to() {
+    let (hole, keys) = (Backend::black_hole(), "connect = { timeout = \"4s\", attempts = 1 }");
+    let evener = Evener::start(&(TWO_THREADS.to_owned() + &site("", "timeout = { idle = \"1s\" }", keys, &[&hole])));
+    let mut client = Peer::of(evener.port("web"));
+    assert_eq!(client.ask(request("POST", "/", "content-length: 8\r\n") + "half").status(), 504);
 }

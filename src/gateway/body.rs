@@ -126,7 +126,7 @@ pub enum RequestBody {
         intake: Rc<Intake>,
         /// Which names its trailers may not have.
         sites: Arc<SiteTable>,
-        /// It may not stand still for too long.
+        /// Once it is read it may not stand still for too long.
         under_way: UnderWay,
     },
 }
@@ -139,6 +139,7 @@ impl Body for RequestBody {
         let Self::Stream { incoming, left, intake, sites, under_way } = self.get_mut() else {
             return Poll::Ready(None);
         };
+        under_way.begin();
         let mut frame = ready!(incoming.poll(cx));
         under_way.note();
         if let Some(Ok(frame)) = &mut frame

@@ -63,14 +63,28 @@ pub struct Client {
 pub struct UnderWay {
     client: Rc<Client>,
     motion: Rc<Motion>,
+    has_begun: bool,
 }
 
 impl UnderWay {
     /// Of the request that is being carried now, until it is dropped.
     pub fn new(client: &Rc<Client>) -> Self {
-        let motion = client.motion().clone();
-        motion.count_body(true);
-        Self { client: client.clone(), motion }
+        let mut under_way = Self::later(client);
+        under_way.begin();
+        under_way
+    }
+
+    /// The same, of a body that nobody reads yet: its request may have to wait for a backend first.
+    pub fn later(client: &Rc<Client>) -> Self {
+        Self { client: client.clone(), motion: client.motion().clone(), has_begun: false }
+    }
+
+    /// From now on it has to move.
+    pub fn begin(&mut self) {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.motion.begin_body();
+            self.note();
+        }
     }
 
     /// That of its client's connection.
@@ -86,7 +100,9 @@ impl UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.motion.count_body(false);
+        if self.has_begun {
+            self.motion.end_body();
+        }
     }
 }
 

@@ -210,7 +210,7 @@ impl Exchange<'_> {
                 left: limit,
                 intake: record.intake.clone(),
                 sites: self.sites.clone(),
-                under_way: UnderWay::new(client),
+                under_way: UnderWay::later(client),
             },
         };
         let intake = record.intake.clone();

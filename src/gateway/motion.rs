@@ -23,6 +23,8 @@ pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Motion {
     /// Bodies under way, of the request and of its answer.
     bodies: Cell<u32>,
+    /// How many there have been.
+    begun: Cell<u32>,
     /// Its answer has begun: from then on the client has to take it.
     is_answered: Cell<bool>,
     /// How long it may stand still; `None` = for ever.
@@ -42,6 +44,7 @@ impl Motion {
     pub fn new(now: Instant, patience: Duration) -> Self {
         Self {
             bodies: Cell::new(0),
+            begun: Cell::new(0),
             is_answered: Cell::new(false),
             patience: Cell::new(Some(patience)),
             moved: Cell::new(now),
@@ -52,10 +55,20 @@ impl Motion {
         }
     }
 
-    /// A body more, or one less.
-    pub fn count_body(&self, is_more: bool) {
-        let bodies = self.bodies.get();
-        self.bodies.set(if is_more { bodies + 1 } else { bodies - 1 });
+    /// A body begins.
+    pub fn begin_body(&self) {
+        self.bodies.set(self.bodies.get() + 1);
+        self.begun.set(self.begun.get().wrapping_add(1));
+    }
+
+    /// A body is over.
+    pub fn end_body(&self) {
+        self.bodies.set(self.bodies.get() - 1);
+    }
+
+    /// How many bodies have begun: what had to wait before has its time from then on.
+    pub fn begun(&self) -> u32 {
+        self.begun.get()
     }
 
     /// Whether there is a body under way.
@@ -214,7 +227,7 @@ mod tests {
         let motions: Vec<_> = (0..5).map(|_| Rc::new(Motion::new(start, PATIENCE))).collect();
         let seats: Vec<_> = motions.iter().map(|motion| streams.add(motion.clone())).collect();
         let [waits, moves, still, answered, forever] = &motions[..] else { unreachable!("there are five") };
-        [moves, still, forever].iter().for_each(|motion| motion.count_body(true));
+        [moves, still, forever].iter().for_each(|motion| motion.begin_body());
         answered.note_answer(start);
         forever.set_patience(None);
         assert_eq!(look(start + PATIENCE / 2), Some(start + PATIENCE / 2 + LOOK_INTERVAL));
@@ -232,11 +245,11 @@ mod tests {
         let (start, streams, cx) = (any_moment(), Streams::default(), Context::from_waker(Waker::noop()));
         let look = |now| streams.look(now, now + LOOK_INTERVAL);
         let motion = Rc::new(Motion::new(start, PATIENCE));
-        motion.count_body(true);
+        motion.begin_body();
         let _seat = streams.add(motion.clone());
         assert_eq!(look(start + PATIENCE), None);
         assert!(!motion.is_ended(&cx));
-        motion.count_body(false);
+        motion.end_body();
         assert!(look(start + 9 * PATIENCE).is_some(), "its body is over, and it has no answer yet");
     }
 

@@ -160,7 +160,7 @@ impl<'c> Watch<'c> {
     /// What is due now, or when to look again.
     fn look(&mut self, now: Instant) -> Result<Instant, Due> {
         let client = self.client;
-        let moved = client.meter.read.get() + client.meter.written.get();
+        let moved = client.meter.read.get() + client.meter.written.get() + u64::from(client.motion().begun());
         if moved != self.moved.0 {
             self.moved = (moved, now);
         }
