@@ -60,6 +60,21 @@ fn what_comes_before_a_response_is_not_the_response() {
 }
 
 #[test]
+fn a_backend_that_announces_a_body_where_there_can_be_none_is_asked_by_another_connection() {
+    for (answer, status) in [
+        ("HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n", 204),
+        ("HTTP/1.1 103 Early Hints\r\ncontent-length: 9\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", 200),
+    ] {
+        let (backend, evener) = behind(answer);
+        let mut client = Peer::of(evener.port("web"));
+        for count in 1..=3 {
+            assert_eq!(client.ask(get("/")).status(), status);
+            assert_eq!(backend.accepted(), count);
+        }
+    }
+}
+
+#[test]
 fn what_is_no_request_is_told_so_and_counted() {
     let (backend, evener) = behind("");
     for bytes in ["nonsense\r\n\r\n", "GET / HTTP/1.1\r\nno field\r\n\r\n", "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\r\n\r\n"] {

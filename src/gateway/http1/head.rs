@@ -138,6 +138,8 @@ pub fn response(read: &mut BytesMut, limits: Limits, to: &Method) -> Result<Opti
         seen.say_length_once(headers.map());
     }
     let body = if has_no_body(status, to) {
+        // What must not say so (RFC 9112, 6.1) may send it, too: that would be taken for the next response.
+        keeps &= !(may_not_announce(status) && seen.announces_body());
         Decoder::Length(0)
     } else if seen.is_chunked(is_old)? {
         // Chunks win, and whoever sends both is not to be trusted with another request (RFC 9112, 6.3).
@@ -171,6 +173,11 @@ pub fn has_no_body(status: StatusCode, to: &Method) -> bool {
     *to == Method::HEAD
         || status.is_informational()
         || [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&status)
+}
+
+/// Whether a response must not say that a body follows. Others tell how long it would be (RFC 9110, 8.6).
+fn may_not_announce(status: StatusCode) -> bool {
+    status.is_informational() || status == StatusCode::NO_CONTENT
 }
 
 /// Whether more has come that could be the end of a head of which so many bytes were seen before: else reading it again

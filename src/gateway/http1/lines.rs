@@ -180,6 +180,11 @@ impl Seen {
         }
     }
 
+    /// Whether a body is to follow, as far as its header says.
+    pub(super) fn announces_body(&self) -> bool {
+        self.codings > 0 || self.length.is_some_and(|length| length > 0)
+    }
+
     /// What Content-Length says.
     pub(super) fn length(&self) -> Result<Option<u64>, Bad> {
         if self.is_length_bad { Err(Bad::Length) } else { Ok(self.length) }

@@ -193,6 +193,7 @@ impl Link {
                     // What is said before the response is for nobody behind a proxy that has answered by itself.
                     Some(head) if is_interim(head.answer.status) => {
                         inbox.tried = 0;
+                        self.keeps &= head.keeps;
                         self.interim += 1;
                         if self.interim > INTERIM_MAX {
                             return Poll::Ready(Err(head::Bad::TooLarge.into()));

@@ -121,6 +121,27 @@ fn some_responses_have_no_body_whatever_they_say() {
 }
 
 #[test]
+fn who_announces_a_body_where_there_can_be_none_may_send_it_and_is_not_asked_again() {
+    let (bare, empty) = ("", "Content-Length: 0\r\n");
+    let (length, chunks) = ("Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n");
+    let both = format!("{length}{chunks}");
+    for (method, code, kept, lost) in [
+        (Method::GET, 204, &[bare, empty][..], &[length, chunks, &both][..]),
+        (Method::HEAD, 204, &[bare, empty], &[length, chunks, &both]),
+        (Method::GET, 103, &[bare, empty], &[length, chunks, &both]),
+        (Method::GET, 304, &[bare, empty, length, chunks], &[]),
+        (Method::HEAD, 200, &[bare, empty, length, chunks], &[]),
+        (Method::GET, 205, &[empty, length, chunks], &[&both]),
+    ] {
+        for (fields, keeps) in kept.iter().map(|fields| (fields, true)).chain(lost.iter().map(|fields| (fields, false)))
+        {
+            let head = response_to(&method, &format!("HTTP/1.1 {code} X\r\n{fields}\r\n")).unwrap();
+            assert_eq!(head.keeps, keeps, "{method} {code} {fields}");
+        }
+    }
+}
+
+#[test]
 fn a_body_of_a_length_ends_there_and_one_without_ends_with_its_connection() {
     let mut decoder = Decoder::Length(5);
     let body = body_in(&mut decoder, &[b"ab"]);
