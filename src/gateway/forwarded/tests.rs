@@ -148,6 +148,25 @@ fn connection_cannot_take_a_protected_header_away() {
     assert_eq!(strip_request(&mut odd, &identity), Ok(()));
 }
 
+#[test]
+fn trailers_say_who_the_client_is_by_no_alias_either() {
+    let identity = [HeaderName::from_static("x-user-id")];
+    let mut trailers = headers(&[
+        ("x-user-id", "1"),
+        ("x_user_id", "2"),
+        ("x.user-id", "3"),
+        ("x_forwarded_for", "10.0.0.9"),
+        ("x-real_ip", "10.0.0.9"),
+        ("content_length", "50"),
+        ("transfer_encoding", "chunked"),
+        ("connection", "x-sum"),
+        ("x-sum", "4"),
+        ("x_user", "5"),
+    ]);
+    strip_trailers(&mut trailers, &identity);
+    assert_eq!(trailers, headers(&[("x-sum", "4"), ("x_user", "5")]));
+}
+
 /// What the backend of "http://example.com:8080/" hears of a request from `peer`.
 fn heard(peer: &str, is_secure: bool, fields: &[(&str, &str)]) -> Vec<String> {
     let heard = heard_of(peer, is_secure, headers(fields)).into_iter();
