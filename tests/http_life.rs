@@ -8,8 +8,10 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use harness::http::{Peer, chunked, first_answer, get, listener, post, reply, request, site};
+use harness::tls::{Authority, secure};
 use harness::{
-    Backend, Evener, Flag, SOON, asleep, connect, ending, free_port, http_get, is_refused, now, try_connect, wait_until,
+    Backend, Evener, Flag, SOON, asleep, connect, ending, free_port, holds_for, http_get, is_refused, now, try_connect,
+    wait_until,
 };
 
 const ONE_THREAD: &str = "[process]\nworkers = 1\n";
@@ -99,6 +101,55 @@ fn sigterm_lets_requests_finish_and_ends_idle_connections() {
     let answer = busy.response();
     assert_eq!((answer.text().as_str(), answer.field("connection")), ("finished", Some("close")));
     assert!(busy.is_over());
+    assert!(evener.wait(SOON).success());
+}
+
+/// After this an idle connection has given back all but its socket.
+const RESTS: Duration = Duration::from_millis(1600);
+
+#[test]
+fn sigterm_ends_connections_that_rest_in_order_and_what_was_asked_just_before_is_answered() {
+    let authority = Authority::new();
+    let tls = format!("tls = {{ {} }}", authority.sign(&["a.test"]).keys());
+    let route = |name: &str| {
+        format!("[[route]]\nname = \"{name}\"\nlistener = \"{name}\"\nreply = {{ status = 200, body = \"b\" }}\n\n")
+    };
+    let secured = listener(&tls).replace("listener.web", "listener.safe");
+    let mut evener = start(&(listener("") + &secured + &route("web") + &route("safe")));
+    let mut plain: Vec<Peer> = (0..300).map(|_| Peer::of(evener.port("web"))).collect();
+    let config = authority.client(None);
+    let mut safe: Vec<_> = (0..20).map(|_| secure(evener.port("safe"), &config, "a.test")).collect();
+    assert!(plain.iter_mut().all(|client| client.ask(get("/")).status() == 200));
+    for client in &mut safe {
+        client.write_all(get("/").as_bytes()).unwrap();
+        let mut text = Vec::new();
+        while !text.ends_with(b"\r\n\r\nb") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).unwrap();
+            text.extend(byte);
+        }
+    }
+    holds_for(RESTS, "they stay", || evener.status()["process"]["connections"] == 320);
+    let asks = |at: usize| at.is_multiple_of(2);
+    asleep(evener.pid(), || {
+        plain.iter_mut().enumerate().filter(|(at, _)| asks(*at)).for_each(|(_, client)| client.send(get("/")));
+        for (_, client) in safe.iter_mut().enumerate().filter(|(at, _)| asks(*at)) {
+            client.write_all(get("/").as_bytes()).unwrap();
+        }
+        evener.signal("TERM");
+    });
+    let is_answer = |text: &str| text.starts_with("HTTP/1.1 200 OK\r\n");
+    for (at, client) in plain.iter_mut().enumerate() {
+        let mut text = String::new();
+        client.0.read_to_string(&mut text).unwrap();
+        assert_eq!(is_answer(&text), asks(at), "plain {at}: {text:?}");
+    }
+    for (at, client) in safe.iter_mut().enumerate() {
+        let mut text = String::new();
+        // Without close_notify this is an error.
+        client.read_to_string(&mut text).unwrap();
+        assert_eq!(is_answer(&text), asks(at), "safe {at}: {text:?}");
+    }
     assert!(evener.wait(SOON).success());
 }
 

@@ -27,6 +27,7 @@ use crate::gateway::exchange;
 use crate::gateway::io::Io;
 use crate::gateway::message::Answer;
 use crate::gateway::refusal::Refusal;
+use crate::gateway::thread::Thread;
 use crate::gateway::tunnel::{self, Tunnel};
 use crate::gateway::watch::{Due, Leash, Watch};
 use crate::reason::CloseReason;
@@ -53,16 +54,11 @@ enum Next {
 /// Carries a connection to its end. What goes on while it is idle is small; all else is on the heap, and only while it is
 /// needed.
 pub async fn serve(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason {
-    loop {
+    let reason = loop {
         let next;
         (io, next) = Box::pin(session(&client, leash, io)).await;
         match next {
-            Next::End(reason) => {
-                if reason != CloseReason::Killed && !io.meter.ended.get() {
-                    Box::pin(close(io)).await;
-                }
-                return reason;
-            }
+            Next::End(reason) => break reason,
             Next::Abort(reason) => {
                 io.reset_on_close();
                 return reason;
@@ -71,21 +67,29 @@ pub async fn serve(client: Rc<Client>, leash: &Leash, mut io: Io) -> CloseReason
             Next::Rest => client.thread.note_rest(),
         }
         if let Err(reason) = doze(&client, leash, &io).await {
-            return reason;
+            // The next request may be there without having been told yet: this looks for new events.
+            tokio::task::yield_now().await;
+            if reason == CloseReason::Killed || !io.is_readable() {
+                break reason;
+            }
         }
+    };
+    if reason != CloseReason::Killed && !io.meter.ended.get() {
+        Box::pin(close(&client.thread, io)).await;
     }
+    reason
 }
 
 /// Ends a connection in order: the client sees the end, and what it still sends is taken for a moment. Closing a socket
 /// with unread bytes would be a reset, which may destroy the answer on its way (RFC 9112, 9.6).
-async fn close(mut io: Io) {
+async fn close(thread: &Thread, mut io: Io) {
     let linger = async {
         // A client that is gone already needs none of it.
         io.shutdown().await?;
         let mut left = LINGER_BYTES;
-        let mut scratch = [0; 1024];
         while left > 0 {
-            match io.read(&mut scratch).await? {
+            // All idle clients may be ended at once: room of their own would be much.
+            match poll_fn(|cx| pin!(io.read(&mut thread.scratch.borrow_mut())).poll(cx)).await? {
                 0 => break,
                 count => left = left.saturating_sub(count),
             }
@@ -95,10 +99,11 @@ async fn close(mut io: Io) {
     let _ = tokio::time::timeout(LINGER_TIME, linger).await;
 }
 
-/// Waits for the next request with nothing but the socket.
+/// Waits for the next request with nothing but the socket. One that has come goes before all that is due.
 async fn doze(client: &Client, leash: &Leash, io: &Io) -> Result<(), CloseReason> {
     let patience = client.idle_since.get() + client.limits().idle_timeout;
     tokio::select! {
+        biased;
         readable = io.readable() => readable.map_err(|_| CloseReason::ClientReset),
         () = sleep_until(patience.min(leash.age.unwrap_or(patience)).into()) => {
             Err(leash.is_aged(client.thread.clock.now()).unwrap_or(CloseReason::ClientIdle))
