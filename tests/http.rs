@@ -3,7 +3,7 @@
 
 mod harness;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
@@ -234,6 +234,34 @@ fn a_client_that_does_not_read_holds_its_backend_back_and_costs_little() {
     let grown = memory_of(evener.pid()).saturating_sub(before);
     assert!(grown < 4 * MIB as u64, "evener holds {grown} bytes more");
     assert!(backend.sent() < 64 * MIB as u64, "{} bytes left the backend", backend.sent());
+}
+
+#[test]
+fn a_request_goes_on_while_its_client_does_not_read_the_response() {
+    const RESPONSE: usize = 64 * MIB;
+    let backend = Backend::on("127.0.0.1:0", "both", |stream, shared| {
+        let mut from = Peer::on(stream.try_clone()?);
+        let mut message = from.head();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                message.body = vec![0; 4 * MIB];
+                from.0.read_exact(&mut message.body).unwrap();
+                shared.keep(&message);
+            });
+            (&*stream).write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {RESPONSE}\r\n\r\n").as_bytes())?;
+            shared.send_pattern(stream, RESPONSE as u64)
+        })
+    });
+    let evener = start(&backend);
+    let mut client = Peer::of(evener.port("web"));
+    client.send(request("POST", "/", &format!("content-length: {}\r\n", 4 * MIB)));
+    wait_until(SOON, "the response begins", || backend.sent() > 0);
+    wait_until_steady(SOON, Duration::from_millis(300), "the backend is held back", || backend.sent());
+    assert!(backend.sent() < RESPONSE as u64);
+    client.send(pattern(4 * MIB));
+    wait_until(SOON, "the request has come", || !backend.requests().is_empty());
+    assert!(backend.requests()[0].body == pattern(4 * MIB) && backend.sent() < RESPONSE as u64);
+    assert_eq!(client.response().body.len(), RESPONSE);
 }
 
 #[test]

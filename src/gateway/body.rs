@@ -256,6 +256,17 @@ impl ResponseBody {
         self
     }
 
+    /// Goes on sending the request's body where the response comes by the same connection, and nobody asks for that now.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) {
+        if let Content::Stream(stream) = &mut self.content
+            && stream.broken.is_none()
+            && let Source::Http1(carrier) = &mut stream.source
+            && let Poll::Ready(Err(cut)) = carrier.link.poll_upload(cx)
+        {
+            stream.broken = Some(cut);
+        }
+    }
+
     fn note(&mut self, frame: &Option<Result<Frame<Bytes>, Cut>>) {
         let Some(record) = &mut self.record else { return };
         match frame {

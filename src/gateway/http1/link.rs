@@ -156,7 +156,7 @@ impl Link {
     ///
     /// # Errors
     /// When the client did not send all of its body.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         loop {
             while let Some((body, encoder)) = &mut self.upload
                 && self.outbox.has_room()

@@ -284,8 +284,12 @@ impl Session<'_> {
                     Poll::Pending => waits = true,
                 }
             }
-            let mut conn = self.conn.borrow_mut();
-            ready!(conn.poll_send(cx)).map_err(|_| Next::End(CloseReason::ClientReset))?;
+            let sent = self.conn.borrow_mut().poll_send(cx);
+            if sent.is_pending() && !reply.is_over {
+                // Nothing more is asked for until the client takes this, but its request goes on.
+                body.poll_upload(cx);
+            }
+            ready!(sent).map_err(|_| Next::End(CloseReason::ClientReset))?;
             if reply.is_over {
                 return Poll::Ready(match reply.is_cut {
                     false => Ok(()),
@@ -295,7 +299,7 @@ impl Session<'_> {
                 });
             }
             if waits {
-                return conn.poll_gone(cx).map(|()| Err(Next::End(CloseReason::ClientReset)));
+                return self.conn.borrow_mut().poll_gone(cx).map(|()| Err(Next::End(CloseReason::ClientReset)));
             }
         }
     }
