@@ -87,7 +87,7 @@ impl Conn {
         }
     }
 
-    /// The next request; `None` = there is none.
+    /// The next request; `None` = there is none, nor is one waited for where it `is_last`.
     pub fn poll_head(
         &mut self,
         limits: Limits,
@@ -99,9 +99,6 @@ impl Conn {
             if self.is_late {
                 return Poll::Ready(Err(Cut::Late));
             }
-            if inbox.bytes.is_empty() && is_last {
-                return Poll::Ready(Ok(None));
-            }
             if !inbox.bytes.is_empty() && head::may_be_whole(&inbox.bytes, inbox.tried) {
                 if let Some(head) = head::request(&mut inbox.bytes, limits)? {
                     inbox.tried = 0;
@@ -111,7 +108,11 @@ impl Conn {
             } else if inbox.bytes.len() > limits.bytes {
                 return Poll::Ready(Err(Bad::TooLarge.into()));
             }
-            if ready!(self.poll_fill(cx))? == 0 {
+            let filled = self.poll_fill(cx);
+            if filled.is_pending() && is_last && self.inbox.bytes.is_empty() {
+                return Poll::Ready(Ok(None));
+            }
+            if ready!(filled)? == 0 {
                 let is_clean = self.inbox.bytes.is_empty();
                 return Poll::Ready(if is_clean { Ok(None) } else { Err(Cut::early()) });
             }

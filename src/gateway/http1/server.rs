@@ -171,9 +171,15 @@ enum Sending {
 
 impl Session<'_> {
     async fn requests(&self) -> Next {
+        let mut has_looked = false;
         loop {
             let head = poll_fn(|cx| self.conn.borrow_mut().poll_head(self.limits, self.is_last.get(), cx));
             let outcome = match head.await {
+                // The last one may be there without having been told yet: this looks for new events.
+                Ok(None) if self.is_last.get() && !std::mem::replace(&mut has_looked, true) => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 Ok(None) => return self.end(),
                 Ok(Some(mut head)) => {
                     if self.conn.borrow().inbox.is_small() {
