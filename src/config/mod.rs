@@ -286,6 +286,13 @@ pub struct Keepalive {
     pub count: NonZeroU32,
 }
 
+impl Keepalive {
+    /// Idle time, interval and count, as sockets are told them.
+    pub fn probes(self) -> (Duration, Duration, u32) {
+        (self.idle, self.interval, self.count.get())
+    }
+}
+
 /// `[pool.NAME]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {

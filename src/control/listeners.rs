@@ -13,13 +13,14 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use socket2::SockRef;
 
 use self::site::{Site, bind_alone, local, sites};
 use super::inherited::{Inherited, Keeper};
 use super::udp;
-use crate::config::{Config, Listener, Protocol};
+use crate::config::{Config, Keepalive, Listener, Protocol};
 use crate::engine::Command;
 use crate::id::ListenerId;
 use crate::sys::datagram::{DatagramSocket, Offload};
@@ -348,14 +349,22 @@ fn configure(socket: &OwnedFd, site: &Site, options: &ListenOptions) -> io::Resu
 }
 
 fn options(config: &Config, listener: &Listener) -> ListenOptions {
-    let pool = config.pools.iter().find(|pool| Some(&pool.name) == listener.pool.as_ref());
     ListenOptions {
         backlog: listener.backlog.get(),
         fast_open: listener.fast_open,
         defer_accept: listener.defer_accept,
-        keepalive: listener.keepalive.map(|alive| (alive.idle, alive.interval, alive.count.get())),
-        user_timeout: pool.and_then(|pool| pool.connect.user_timeout),
+        keepalive: listener.keepalive.map(Keepalive::probes),
+        user_timeout: user_timeout(config, listener),
     }
+}
+
+/// How long a client may leave unacknowledged what it is sent. Where routes lead to several pools it is the longest time of
+/// theirs, and none where one has none: it has to suffice for the slowest reader of each.
+fn user_timeout(config: &Config, listener: &Listener) -> Option<Duration> {
+    let names = listener.pool.as_deref().into_iter().chain(config.gateway.pools_of(&listener.name));
+    let pools = names.filter_map(|name| config.pools.iter().find(|pool| pool.name == name));
+    let times: Option<Vec<Duration>> = pools.map(|pool| pool.connect.user_timeout).collect();
+    times?.into_iter().max()
 }
 
 /// Removes a unix socket file that nobody listens on any more.

@@ -20,8 +20,8 @@ use super::io::{Io, Raw};
 use super::links::{Handle, Links};
 use super::message::Answer;
 use super::thread::Local;
-use crate::config::Endpoint;
 use crate::config::http::{Speech, Version};
+use crate::config::{Endpoint, Keepalive};
 use crate::id::BackendId;
 use crate::reason::{CloseReason, ConnectFailure};
 use crate::snapshot::{Backend, Pool};
@@ -172,9 +172,15 @@ impl Http2 {
 ///
 /// # Errors
 /// How it failed.
-pub async fn connect(pool: &Pool, backend: &Backend, links: &Links, limit: Duration) -> Result<Link, ConnectFailure> {
+pub async fn connect(
+    pool: &Pool,
+    backend: &Backend,
+    keepalive: Option<Keepalive>,
+    links: &Links,
+    limit: Duration,
+) -> Result<Link, ConnectFailure> {
     let connecting = async {
-        let raw = open(pool, &backend.endpoint).await.map_err(|error| ConnectFailure::of(&error))?;
+        let raw = open(pool, &backend.endpoint, keepalive).await.map_err(|error| ConnectFailure::of(&error))?;
         let io = match &pool.tls {
             None => Io::plain(raw),
             Some(tls) => {
@@ -194,12 +200,14 @@ fn tls_failure(pool: &Pool, backend: &Backend, error: &io::Error) -> ConnectFail
     ConnectFailure::Tls
 }
 
-async fn open(pool: &Pool, endpoint: &Endpoint) -> io::Result<Raw> {
+async fn open(pool: &Pool, endpoint: &Endpoint, keepalive: Option<Keepalive>) -> io::Result<Raw> {
     let socket = match endpoint {
         Endpoint::Ip(address) => Socket::connect_ip(*address, pool.config.source)?,
         Endpoint::Unix(path) => Socket::connect_unix(path)?,
     };
     socket.set_nodelay();
+    // At once: it is kept, and whether it is used again may depend on it.
+    socket.watch_peer(keepalive.map(Keepalive::probes), pool.config.connect.user_timeout);
     Raw::new(socket)?.connected().await
 }
 

@@ -25,6 +25,7 @@ use super::sticky;
 use super::thread::Thread;
 use super::tunnel::Tunnel;
 use crate::balance::{self, Cursor, RETRY_PAUSE};
+use crate::config::Keepalive;
 use crate::config::http::{RetryOn, Route};
 use crate::engine::Note;
 use crate::id::BackendId;
@@ -61,6 +62,8 @@ struct Tries<'r> {
     pool: Arc<Pool>,
     /// The hash of the client's address.
     key: u64,
+    /// Of the client's listener; it holds for the connections that are opened for it.
+    keepalive: Option<Keepalive>,
     /// Backends that failed for this request.
     tried: Vec<BackendId>,
     connects: u32,
@@ -151,7 +154,8 @@ impl<'r> Tries<'r> {
         let deadline = route.timeout.request.map(|limit| began + limit);
         let (tried, connects, retries, reused_broke) = (Vec::new(), 0, 0, false);
         let (thread, motion) = (&client.thread, client.motion().clone());
-        Self { thread, motion, route, pool: pool.clone(), key, tried, connects, retries, reused_broke, deadline }
+        let (pool, keepalive) = (pool.clone(), client.site.config.keepalive);
+        Self { thread, motion, route, pool, key, keepalive, tried, connects, retries, reused_broke, deadline }
     }
 
     /// A backend with a place on it. Where all have failed it is any of them, after a pause.
@@ -234,7 +238,8 @@ impl<'r> Tries<'r> {
         let cell = backend.stats.cell(thread.index);
         // Seldom needed, and large.
         let limit = self.at_most(self.pool.config.connect.timeout);
-        let failure = match Box::pin(backend::connect(&self.pool, backend, &thread.links, limit)).await {
+        let failure = match Box::pin(backend::connect(&self.pool, backend, self.keepalive, &thread.links, limit)).await
+        {
             Ok(link) => {
                 let took = thread.clock.now() - began;
                 backend.stats.note_connect(took);

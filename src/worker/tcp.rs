@@ -6,7 +6,7 @@ use super::connection::{Connection, NEVER, Step};
 use super::token::Key;
 use super::turn::Worker;
 use crate::access::{Event, EventKind};
-use crate::config::Access;
+use crate::config::{Access, Keepalive};
 use crate::engine::Note;
 use crate::id::Side;
 use crate::limit::ClientKey;
@@ -182,7 +182,7 @@ impl Worker {
         }
         connection.watched = true;
         let Some(listener) = self.snapshot.listener(connection.slot.stats().id) else { return };
-        let keepalive = listener.config.keepalive.map(|probes| (probes.idle, probes.interval, probes.count.get()));
+        let keepalive = listener.config.keepalive.map(Keepalive::probes);
         let pool = connection.place.as_ref().and_then(|place| self.snapshot.pool(place.stats().pool.id));
         if let Some(backend) = &connection.backend {
             backend.watch_peer(keepalive, pool.and_then(|pool| pool.config.connect.user_timeout));

@@ -31,8 +31,8 @@ pub use client::{
 };
 pub use line::{Line, is_alive};
 pub use process::{
-    accepted_at, allow_many_files, asleep, cpu_time, find, inodes_listening_on, is_root, memory_of, require,
-    require_root, rerun_inside, send_signal, skip,
+    accepted_at, allow_many_files, asleep, cpu_time, find, has_keepalive_timer, inodes_listening_on, is_root,
+    memory_of, require, require_root, rerun_inside, send_signal, skip,
 };
 
 /// How long anything that should happen soon may take on a busy machine.

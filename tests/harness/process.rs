@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -56,6 +57,16 @@ pub fn accepted_at(path: &Path) -> usize {
     let table = fs::read_to_string("/proc/net/unix").unwrap();
     let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
     rows.filter(|row| row[5] == CONNECTED && row.get(7).is_some_and(|at| at.starts_with(path))).count()
+}
+
+/// Whether the kernel has a timer for keep-alive on this connection of 127.0.0.1, and no other one (proc_pid_net(5)).
+pub fn has_keepalive_timer(local: SocketAddr, remote: SocketAddr) -> bool {
+    const KEEPALIVE: &str = "02";
+    let port = |column: &str| column.split_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut own = rows.filter(|row| (port(row[1]), port(row[2])) == (Some(local.port()), Some(remote.port())));
+    own.next().is_some_and(|row| row[5].starts_with(KEEPALIVE))
 }
 
 /// Raises our own limit of open files to what we may have.

@@ -168,6 +168,27 @@ fn changed_options_reach_the_open_socket() {
     }
 }
 
+#[test]
+#[cfg(feature = "gateway")]
+fn what_a_client_sends_and_is_sent_may_stay_unacknowledged_as_long_as_the_slowest_of_its_pools_allows() {
+    let file = |second: &str| {
+        let routes = "[[route]]\nname = \"a\"\nlistener = \"web\"\npool = \"a\"\nmatch = { path = \"/a\" }\n\
+                      [[route]]\nname = \"b\"\nlistener = \"web\"\npool = \"b\"\n";
+        let pool = |name: &str, time: &str| {
+            format!("[pool.{name}]\nbackends = [\"127.0.0.1:1\"]\nconnect = {{ user_timeout = \"{time}\" }}\n")
+        };
+        let listener = "[listener.web]\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\n";
+        let text = [listener, routes, &pool("a", "3s"), &pool("b", second)].concat();
+        crate::config::parse("test", text.as_bytes()).unwrap_or_else(|report| panic!("{report}")).config
+    };
+    for (second, seconds) in [("7s", Some(7)), ("0s", None)] {
+        let mut listeners = new(1);
+        let _workers = take(&mut listeners, &file(second));
+        let timeout = SockRef::from(&listeners.open[0].sockets[0]).tcp_user_timeout().expect("a socket");
+        assert_eq!(timeout, seconds.map(std::time::Duration::from_secs), "the other one has {second}");
+    }
+}
+
 /// The length of a datagram that comes to one of these soon.
 fn receive(sockets: Vec<OwnedFd>) -> Option<usize> {
     let sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from).collect();

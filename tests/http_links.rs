@@ -1,0 +1,71 @@
+//! Connections to backends: how they are kept, shared and given up, and how one is found whose other end is gone.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+#[path = "harness/wire.rs"]
+mod wire;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use harness::http::{Peer, first_answer, site};
+use harness::{Backend, Evener, SOON, has_keepalive_timer, wait_until};
+use wire::{PEERS, at_the_far_end, run};
+
+const ONE_THREAD: &str = "[process]\nworkers = 1\n";
+
+fn start(text: &str) -> Evener {
+    Evener::start(&(ONE_THREAD.to_owned() + text))
+}
+
+// --- Whether the other end is there -------------------------------------------------------------------------------------
+
+#[test]
+fn both_sides_of_a_request_are_probed_unless_the_listener_says_otherwise() {
+    let backend = Backend::held();
+    for (keys, is_probed) in [("", true), ("keepalive = false", false)] {
+        let evener = start(&site(keys, "", "", &[&backend]));
+        let mut client = Peer::of(evener.port("web"));
+        let mut server = first_answer(&mut client, &backend);
+        for other_end in [client.stream(), server.stream()] {
+            // That of evener is where this one leads to.
+            let (local, remote) = (other_end.peer_addr().unwrap(), other_end.local_addr().unwrap());
+            wait_until(SOON, "what was sent is acknowledged, and the timer is one of keep-alive or none", || {
+                has_keepalive_timer(local, remote) == is_probed
+            });
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_vanishes_while_it_is_sent_a_request_is_found() {
+    let test = "a_backend_that_vanishes_while_it_is_sent_a_request_is_found";
+    at_the_far_end(test, "inside_a_namespace_that_is_cut_off");
+}
+
+#[test]
+#[ignore = "runs inside a network namespace, started by the test above"]
+fn inside_a_namespace_that_is_cut_off() {
+    let near = std::env::var("EVENER_NEAR").unwrap();
+    let backend = Backend::on(&format!("{PEERS}:0"), "sink", |stream, shared| {
+        let mut peer = Peer::on(stream.try_clone()?);
+        shared.keep(&peer.head());
+        std::io::copy(&mut peer.0, &mut std::io::sink()).map(drop)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let door = folder.path().join("web.sock");
+    let file = site("", "", "connect = { user_timeout = \"1s\" }", &[&backend]);
+    let file = ONE_THREAD.to_owned() + &file.replace("127.0.0.1:0", &format!("unix:{}", door.display()));
+    let _evener = Evener::plan(&file).under(&["ip", "netns", "exec", &near]).start();
+    // A socket in a folder is at both ends of the wire.
+    let mut client = UnixStream::connect(&door).unwrap();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    client.write_all(b"POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 1000\r\n\r\n").unwrap();
+    wait_until(SOON, "the request has come", || !backend.requests().is_empty());
+    run("ip", &["link", "set", "wire", "down"]);
+    client.write_all(&[b'x'; 500]).unwrap();
+    // Long before the request's own 30 seconds are over, and the kernel's quarter of an hour.
+    let mut status = [0; 12];
+    client.read_exact(&mut status).unwrap();
+    assert_eq!(String::from_utf8_lossy(&status), "HTTP/1.1 502");
+}
