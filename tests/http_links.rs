@@ -1,6 +1,8 @@
 //! Connections to backends: how they are kept, shared and given up, and how one is found whose other end is gone.
 #![allow(clippy::unwrap_used)]
 
+#[path = "harness/frames.rs"]
+mod frames;
 mod harness;
 #[path = "harness/wire.rs"]
 mod wire;
@@ -8,6 +10,7 @@ mod wire;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
+use frames::{Client, DATA, Server, answer_to, status};
 use harness::http::{Peer, first_answer, site};
 use harness::{Backend, Evener, SOON, has_keepalive_timer, wait_until};
 use wire::{PEERS, at_the_far_end, run};
@@ -16,6 +19,17 @@ const ONE_THREAD: &str = "[process]\nworkers = 1\n";
 
 fn start(text: &str) -> Evener {
     Evener::start(&(ONE_THREAD.to_owned() + text))
+}
+
+/// One backend that speaks HTTP/2.
+fn start_http2(route_keys: &str, pool_keys: &str, backend: &Backend) -> Evener {
+    start(&site("", route_keys, &format!("http = {{ version = \"2\"{pool_keys} }}"), &[backend]))
+}
+
+/// A client that is told each status in full, for [`status`] knows no table (RFC 9113, 6.5.2).
+fn client(evener: &Evener) -> Client {
+    const HEADER_TABLE_SIZE: u16 = 1;
+    Client::of(evener.port("web"), &[(HEADER_TABLE_SIZE, 0)])
 }
 
 // --- Whether the other end is there -------------------------------------------------------------------------------------
@@ -68,4 +82,35 @@ fn inside_a_namespace_that_is_cut_off() {
     let mut status = [0; 12];
     client.read_exact(&mut status).unwrap();
     assert_eq!(String::from_utf8_lossy(&status), "HTTP/1.1 502");
+}
+
+#[test]
+fn a_shared_connection_on_which_a_request_has_timed_out_gets_no_other_one_until_something_is_heard() {
+    let backend = Backend::held();
+    let evener = start_http2("timeout = { request = \"500ms\" }", "", &backend);
+    let mut client = client(&evener);
+    let goes_on = client.get(&[]);
+    let mut server = Server::on(backend.take());
+    let stream = server.request();
+    server.answer(stream, false);
+    assert_eq!(status(&client.until(answer_to(goes_on)).unwrap()), 200);
+    // One that takes long, on a connection on which something comes, is just slow.
+    let slow = client.get(&[]);
+    server.request();
+    server.ping();
+    assert_eq!(status(&client.until(answer_to(slow)).unwrap()), 504);
+    let silent = client.get(&[]);
+    server.request();
+    assert_eq!(status(&client.until(answer_to(silent)).unwrap()), 504);
+    let next = client.get(&[]);
+    let mut other = Server::on(backend.take());
+    let other_stream = other.request();
+    other.answer(other_stream, true);
+    assert_eq!(status(&client.until(answer_to(next)).unwrap()), 200);
+    // What was on the first one has lost nothing, and with it that one ends.
+    server.finish(stream, b"late");
+    let last = client.until(|frame| frame.stream == goes_on && frame.kind == DATA).unwrap();
+    assert_eq!(last.payload, b"late");
+    assert!(server.ends());
+    assert_eq!(backend.accepted(), 2);
 }

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use super::body::{Cut, RequestBody};
 use super::forward::Outgoing;
 use super::http1;
-use super::io::{Io, Raw};
+use super::io::{Io, Meter, Raw};
 use super::links::{Handle, Links};
 use super::message::Answer;
 use super::thread::Local;
@@ -32,6 +32,11 @@ const HEADER_BYTES_MAX: u32 = 64 * 1024;
 /// Windows of HTTP/2 towards a backend: what it may send of one response, and of all on a connection, before it is taken.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// Requests on a connection with HTTP/2 that hear nothing for the first time of these have the backend asked by a PING whether
+/// it is still there, and end without an answer for the second one. Most have a shorter time of their own; it is for those
+/// that have none. It may not be shorter: gRPC's servers end connections on which PINGs come more often than once in five
+/// minutes while nothing else is said (its guide to keep-alive: "too_many_pings").
+const ALIVE: (Duration, Duration) = (Duration::from_secs(330), Duration::from_secs(20));
 
 /// A connection that carries one request.
 pub enum Link {
@@ -46,6 +51,9 @@ pub enum Link {
 pub struct Http2 {
     sender: http2::SendRequest<RequestBody>,
     handle: Rc<Handle>,
+    meter: Rc<Meter>,
+    /// Bytes that had been read when the request was sent.
+    heard: u64,
 }
 
 /// Idle connections of one thread, by backend.
@@ -71,7 +79,7 @@ impl Idle {
         let (speech, tls) = (pool.config.http.speech, pool.tls.as_ref());
         if speech.version == Version::Http2 {
             let link = self.http2.get(&backend)?;
-            if link.sender.is_closed() || !link.handle.speaks(tls) {
+            if link.sender.is_closed() || link.handle.is_doubtful() || !link.handle.speaks(tls) {
                 self.http2.remove(&backend);
                 return None;
             }
@@ -128,6 +136,16 @@ impl Link {
         }
     }
 
+    /// Its request was answered too late. Where nothing has been heard since it was sent, nobody knows whether the other end
+    /// is there: no other request is given to it. Those that it carries go on.
+    pub fn doubt(&self) {
+        if let Self::Http2(link) = self
+            && link.meter.read.get() == link.heard
+        {
+            link.handle.doubt();
+        }
+    }
+
     /// Sends a request and waits for the head of its response. The request's head is there afterwards only if it `stays`, or
     /// nothing was sent.
     pub async fn send(&mut self, request: &mut Outgoing<'_>, stays: bool) -> Sent {
@@ -141,6 +159,7 @@ impl Link {
 
 impl Http2 {
     async fn send(&mut self, request: &mut Outgoing<'_>, stays: bool) -> Sent {
+        self.heard = self.meter.read.get();
         if self.sender.ready().await.is_err() {
             return Sent::Unsent;
         }
@@ -213,17 +232,49 @@ async fn open(pool: &Pool, endpoint: &Endpoint, keepalive: Option<Keepalive>) ->
 
 async fn speak(pool: &Pool, mut io: Io, handle: Rc<Handle>) -> Result<Link, ConnectFailure> {
     io.handle = Some(handle.clone());
-    if pool.config.http.speech.version == Version::Http2 {
-        let handshake = http2::Builder::new(Local)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_header_list_size(HEADER_BYTES_MAX)
-            .timer(hyper_util::rt::TokioTimer::new())
-            .handshake(TokioIo::new(io));
-        let (sender, connection) = handshake.await.map_err(|_| ConnectFailure::Other)?;
-        // Its end is told by the requests on it.
-        tokio::task::spawn_local(async move { drop(connection.await) });
-        return Ok(Link::Http2(Http2 { sender, handle }));
+    match pool.config.http.speech.version {
+        Version::Http2 => speak_http2(io, handle, ALIVE).await.map(Link::Http2),
+        Version::Http1 => Ok(Link::Http1(Box::new(http1::Link::new(io, handle)))),
     }
-    Ok(Link::Http1(Box::new(http1::Link::new(io, handle))))
+}
+
+async fn speak_http2(io: Io, handle: Rc<Handle>, alive: (Duration, Duration)) -> Result<Http2, ConnectFailure> {
+    let meter = io.meter.clone();
+    let handshake = http2::Builder::new(Local)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .timer(hyper_util::rt::TokioTimer::new())
+        .keep_alive_interval(alive.0)
+        .keep_alive_timeout(alive.1)
+        .handshake(TokioIo::new(io));
+    let (sender, connection) = handshake.await.map_err(|_| ConnectFailure::Other)?;
+    // Its end is told by the requests on it.
+    tokio::task::spawn_local(async move { drop(connection.await) });
+    Ok(Http2 { sender, handle, meter, heard: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// What takes a few milliseconds has not happened after this.
+    const NEVER: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_request_that_waits_for_ever_ends_when_no_ping_is_answered() {
+        let (ours, _theirs) = UnixStream::pair().expect("sockets");
+        ours.set_nonblocking(true).expect("a socket");
+        let io = Io::plain(Raw::new(OwnedFd::from(ours).into()).expect("an event loop"));
+        let asking = async {
+            let alive = (Duration::from_millis(20), Duration::from_millis(20));
+            let mut link = speak_http2(io, Rc::default(), alive).await.expect("nobody is asked");
+            link.sender.try_send_request(Request::new(RequestBody::Empty)).await.is_err()
+        };
+        let asked = tokio::task::LocalSet::new().run_until(tokio::time::timeout(NEVER, asking)).await;
+        assert_eq!(asked, Ok(true));
+    }
 }

@@ -292,12 +292,19 @@ impl<'r> Tries<'r> {
 
     /// `None` when it took too long.
     async fn send(&self, link: &mut Link, request: &mut Outgoing<'_>, stays: bool) -> Option<Sent> {
-        let sending = pin!(link.send(request, stays));
         let per_try = self.route.retry.as_ref().and_then(|retry| retry.per_try_timeout);
-        match per_try.map(|limit| self.thread.clock.now() + limit).into_iter().chain(self.deadline).min() {
-            Some(due) => self.motion.by(due, self.thread.clock.turn(), sending).await,
-            None => Some(sending.await),
+        let due = per_try.map(|limit| self.thread.clock.now() + limit).into_iter().chain(self.deadline).min();
+        let sent = {
+            let sending = pin!(link.send(request, stays));
+            match due {
+                Some(due) => self.motion.by(due, self.thread.clock.turn(), sending).await,
+                None => Some(sending.await),
+            }
+        };
+        if sent.is_none() {
+            link.doubt();
         }
+        sent
     }
 
     fn note_retry(&mut self, backend: &Backend) {

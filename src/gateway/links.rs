@@ -15,6 +15,7 @@ pub struct Handle {
     /// How TLS is spoken over it; `None` = not at all.
     tls: Option<Arc<ToBackends>>,
     ended: Cell<Option<CloseReason>>,
+    is_doubtful: Cell<bool>,
     reader: RefCell<Option<Waker>>,
 }
 
@@ -38,6 +39,16 @@ impl Handle {
     /// Why it was ended, if it was.
     pub fn ended(&self) -> Option<CloseReason> {
         self.ended.get()
+    }
+
+    /// Its other end may be gone.
+    pub fn doubt(&self) {
+        self.is_doubtful.set(true);
+    }
+
+    /// Whether its other end may be gone: then it is not used for anything new.
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful.get()
     }
 
     /// Who is to be woken.
