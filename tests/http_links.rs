@@ -9,10 +9,11 @@ mod wire;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use frames::{Client, DATA, Server, answer_to, status};
-use harness::http::{Peer, first_answer, site};
-use harness::{Backend, Evener, SOON, has_keepalive_timer, wait_until};
+use harness::http::{Peer, first_answer, get, site};
+use harness::{Backend, Evener, SOON, free_port, has_keepalive_timer, holds_for, wait_until};
 use wire::{PEERS, at_the_far_end, run};
 
 const ONE_THREAD: &str = "[process]\nworkers = 1\n";
@@ -113,4 +114,53 @@ fn a_shared_connection_on_which_a_request_has_timed_out_gets_no_other_one_until_
     assert_eq!(last.payload, b"late");
     assert!(server.ends());
     assert_eq!(backend.accepted(), 2);
+}
+
+// --- For how long it is kept ----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_shared_connection_ends_once_it_has_carried_nothing_for_its_time() {
+    let backend = Backend::held();
+    let evener = start_http2("", ", idle_timeout = \"1s\"", &backend);
+    let mut client = client(&evener);
+    let stream = client.get(&[]);
+    let mut server = Server::on(backend.take());
+    let asked = server.request();
+    server.answer(asked, false);
+    assert_eq!(status(&client.until(answer_to(stream)).unwrap()), 200);
+    // One of its requests is not over: it is not idle, however long that takes.
+    holds_for(Duration::from_millis(2500), "it is there", || {
+        server.ping();
+        true
+    });
+    let other = client.get(&[]);
+    let other_asked = server.request();
+    server.answer(other_asked, true);
+    assert_eq!(status(&client.until(answer_to(other)).unwrap()), 200);
+    server.finish(asked, b"all");
+    assert!(server.ends());
+    assert_eq!(backend.accepted(), 1);
+}
+
+#[test]
+fn connections_of_the_version_before_a_reload_are_not_kept_for_ever() {
+    let backend = Backend::held();
+    let bind = format!("bind = \"127.0.0.1:{}\"", free_port());
+    let file = |version: &str| {
+        let keys = format!("http = {{ version = \"{version}\", idle_timeout = \"1s\" }}");
+        ONE_THREAD.to_owned() + &site("", "", &keys, &[&backend]).replace("bind = \"127.0.0.1:0\"", &bind)
+    };
+    let evener = Evener::start(&file("2"));
+    let mut client = Peer::of(evener.port("web"));
+    client.send(get("/"));
+    let mut shared = Server::on(backend.take());
+    let stream = shared.request();
+    shared.answer(stream, true);
+    assert_eq!(client.response().status(), 200);
+    evener.rewrite(&file("1.1"));
+    evener.cli_ok(&["reload"]);
+    let mut own = first_answer(&mut client, &backend);
+    evener.rewrite(&file("2"));
+    evener.cli_ok(&["reload"]);
+    assert!(shared.ends() && own.is_over());
 }

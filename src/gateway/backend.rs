@@ -46,21 +46,33 @@ pub enum Link {
     Http2(Http2),
 }
 
-/// A connection with HTTP/2, which many requests share.
+/// A place on a connection with HTTP/2, which many requests share: each has its own until its answer is over.
 #[derive(Clone)]
 pub struct Http2 {
     sender: http2::SendRequest<RequestBody>,
-    handle: Rc<Handle>,
-    meter: Rc<Meter>,
     /// Bytes that had been read when the request was sent.
     heard: u64,
+    shared: Rc<Shared>,
+}
+
+/// What all places on a connection have in common.
+struct Shared {
+    handle: Rc<Handle>,
+    meter: Rc<Meter>,
+}
+
+/// A place that [`Idle`] has itself, so that the connection stays.
+struct Spare {
+    place: Http2,
+    /// When another one was seen last.
+    used: Instant,
 }
 
 /// Idle connections of one thread, by backend.
 #[derive(Default)]
 pub struct Idle {
     http1: BTreeMap<BackendId, Vec<(Box<http1::Link>, Instant)>>,
-    http2: BTreeMap<BackendId, Http2>,
+    http2: BTreeMap<BackendId, Spare>,
 }
 
 /// What became of a request that was given to a connection.
@@ -78,12 +90,13 @@ impl Idle {
     pub fn take(&mut self, backend: BackendId, pool: &Pool, now: Instant) -> Option<(Link, Duration)> {
         let (speech, tls) = (pool.config.http.speech, pool.tls.as_ref());
         if speech.version == Version::Http2 {
-            let link = self.http2.get(&backend)?;
-            if link.sender.is_closed() || link.handle.is_doubtful() || !link.handle.speaks(tls) {
+            let spare = self.http2.get_mut(&backend)?;
+            if !spare.stays(speech.idle_timeout, now) || !spare.place.shared.handle.speaks(tls) {
                 self.http2.remove(&backend);
                 return None;
             }
-            return Some((Link::Http2(link.clone()), Duration::ZERO));
+            spare.used = now;
+            return Some((Link::Http2(spare.place.clone()), Duration::ZERO));
         }
         let idle = self.http1.get_mut(&backend)?;
         while let Some((mut link, since)) = idle.pop() {
@@ -107,8 +120,8 @@ impl Idle {
     }
 
     /// Keeps a connection for everybody's requests.
-    pub fn share(&mut self, backend: BackendId, link: Http2) {
-        self.http2.insert(backend, link);
+    pub fn share(&mut self, backend: BackendId, place: Http2, now: Instant) {
+        self.http2.insert(backend, Spare { place, used: now });
     }
 
     /// Closes what has been idle for too long, is closed already, or is of a backend that is gone (`None`).
@@ -118,7 +131,8 @@ impl Idle {
             idle.retain_mut(|(link, since)| now.saturating_duration_since(*since) < timeout && link.is_open());
             !idle.is_empty()
         });
-        self.http2.retain(|backend, link| !link.sender.is_closed() && idle_timeout(*backend).is_some());
+        // Without its spare place a connection ends with the last request that it carries.
+        self.http2.retain(|backend, spare| idle_timeout(*backend).is_some_and(|timeout| spare.stays(timeout, now)));
     }
 
     /// Whether there is nothing to sweep.
@@ -132,17 +146,17 @@ impl Link {
     pub fn ended(&self) -> Option<CloseReason> {
         match self {
             Self::Http1(link) => link.ended(),
-            Self::Http2(link) => link.handle.ended(),
+            Self::Http2(place) => place.shared.handle.ended(),
         }
     }
 
     /// Its request was answered too late. Where nothing has been heard since it was sent, nobody knows whether the other end
     /// is there: no other request is given to it. Those that it carries go on.
     pub fn doubt(&self) {
-        if let Self::Http2(link) = self
-            && link.meter.read.get() == link.heard
+        if let Self::Http2(Http2 { heard, shared, .. }) = self
+            && shared.meter.read.get() == *heard
         {
-            link.handle.doubt();
+            shared.handle.doubt();
         }
     }
 
@@ -157,9 +171,21 @@ impl Link {
     }
 }
 
+impl Spare {
+    /// Whether the connection is good for another request, and does not carry none for too long.
+    fn stays(&mut self, idle_timeout: Duration, now: Instant) -> bool {
+        let Http2 { sender, shared, .. } = &self.place;
+        if Rc::strong_count(shared) > 1 {
+            self.used = now;
+        }
+        let is_over = now.saturating_duration_since(self.used) >= idle_timeout;
+        !is_over && !sender.is_closed() && !shared.handle.is_doubtful()
+    }
+}
+
 impl Http2 {
     async fn send(&mut self, request: &mut Outgoing<'_>, stays: bool) -> Sent {
-        self.heard = self.meter.read.get();
+        self.heard = self.shared.meter.read.get();
         if self.sender.ready().await.is_err() {
             return Sent::Unsent;
         }
@@ -251,7 +277,7 @@ async fn speak_http2(io: Io, handle: Rc<Handle>, alive: (Duration, Duration)) ->
     let (sender, connection) = handshake.await.map_err(|_| ConnectFailure::Other)?;
     // Its end is told by the requests on it.
     tokio::task::spawn_local(async move { drop(connection.await) });
-    Ok(Http2 { sender, handle, meter, heard: 0 })
+    Ok(Http2 { sender, heard: 0, shared: Rc::new(Shared { handle, meter }) })
 }
 
 #[cfg(test)]

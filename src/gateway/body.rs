@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::backend;
 use super::client::UnderWay;
 use super::forwarded;
 use super::http1::head::Bad;
@@ -212,7 +213,12 @@ pub enum Source {
     /// A connection with HTTP/1.1.
     Http1(Carrier),
     /// A stream of HTTP/2.
-    Http2(hyper::body::Incoming),
+    Http2 {
+        /// Itself.
+        incoming: hyper::body::Incoming,
+        /// By which the connection is seen to be in use.
+        _place: backend::Http2,
+    },
     /// All has come.
     Over,
 }
@@ -286,7 +292,9 @@ impl Source {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let frame = match self {
             Self::Http1(carrier) => ready!(carrier.link.poll_piece(cx)),
-            Self::Http2(incoming) => ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(Cut::from)),
+            Self::Http2 { incoming, .. } => {
+                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(Cut::from))
+            }
             Self::Over => None,
         };
         *self = std::mem::replace(self, Self::Over).settled();
@@ -307,7 +315,7 @@ impl Source {
     fn is_over(&self) -> bool {
         match self {
             Self::Http1(carrier) => carrier.link.is_over(),
-            Self::Http2(incoming) => incoming.is_end_stream(),
+            Self::Http2 { incoming, .. } => incoming.is_end_stream(),
             Self::Over => true,
         }
     }
@@ -315,7 +323,7 @@ impl Source {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(carrier) => carrier.link.left().map_or_else(SizeHint::default, SizeHint::with_exact),
-            Self::Http2(incoming) => incoming.size_hint(),
+            Self::Http2 { incoming, .. } => incoming.size_hint(),
             Self::Over => SizeHint::with_exact(0),
         }
     }

@@ -246,7 +246,7 @@ impl<'r> Tries<'r> {
                 cell.established.add(1);
                 cell.connects.record(took);
                 if let Link::Http2(shared) = &link {
-                    thread.with_idle(|idle| idle.share(backend.id, shared.clone()));
+                    thread.with_idle(|idle| idle.share(backend.id, shared.clone(), began));
                 }
                 return Ok((link, None));
             }
@@ -361,7 +361,7 @@ impl Arrival<'_> {
                 let (thread, speech) = (client.thread.clone(), pool.config.http.speech);
                 Source::Http1(Carrier { link, thread, backend: backend.id, speech })
             }
-            Link::Http2(_) => incoming.map_or(Source::Over, Source::Http2),
+            Link::Http2(_place) => incoming.map_or(Source::Over, |incoming| Source::Http2 { incoming, _place }),
         };
         Ok(answer.with(|incoming| ResponseBody::stream(source(incoming), UnderWay::new(client))))
     }
