@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use frames::{Client, DATA, Server, answer_to, status};
+use frames::{Client, DATA, HEADERS, Server, answer_to, status};
 use harness::http::{Peer, first_answer, get, site};
 use harness::{Backend, Evener, SOON, free_port, has_keepalive_timer, holds_for, wait_until};
 use wire::{PEERS, at_the_far_end, run};
@@ -163,4 +163,48 @@ fn connections_of_the_version_before_a_reload_are_not_kept_for_ever() {
     evener.rewrite(&file("2"));
     evener.cli_ok(&["reload"]);
     assert!(shared.ends() && own.is_over());
+}
+
+// --- How it is made -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn requests_that_come_at_once_share_a_connection_from_the_first_on() {
+    let backend = Backend::held();
+    let evener = start_http2("", "", &backend);
+    let mut client = client(&evener);
+    for _ in 0..20 {
+        client.get(&[]);
+    }
+    let mut server = Server::on(backend.take());
+    for _ in 0..20 {
+        let stream = server.request();
+        server.answer(stream, true);
+    }
+    for _ in 0..20 {
+        assert_eq!(status(&client.until(|frame| frame.kind == HEADERS).unwrap()), 200);
+    }
+    assert_eq!(backend.accepted(), 1);
+}
+
+#[test]
+fn a_failure_to_connect_is_one_for_all_who_wait_whoever_began_it() {
+    let hole = Backend::black_hole();
+    let evener = start_http2("", " }\nconnect = { timeout = \"2s\", attempts = 1", &hole);
+    let has = |count: u64| {
+        wait_until(SOON, "the requests wait", || evener.backend("web", "hole")["connections"]["active"] == count)
+    };
+    let [mut first, mut second] = [(); 2].map(|()| client(&evener));
+    for _ in 0..5 {
+        first.get(&[]);
+    }
+    has(5);
+    for _ in 0..5 {
+        second.get(&[]);
+    }
+    has(10);
+    drop(first);
+    for _ in 0..5 {
+        assert_eq!(status(&second.until(|frame| frame.kind == HEADERS).unwrap()), 504);
+    }
+    assert_eq!(evener.backend("web", "hole")["connect_failures"], 1);
 }

@@ -1,42 +1,26 @@
-//! Connections to backends, kept for the next request.
+//! Connections to backends, once `dial` has made them, kept for the next request.
 //!
 //! One with HTTP/1.1 (`http1::link`) belongs to one request at a time and is driven by it. One with HTTP/2 carries many
 //! requests and has a task.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
 
 use super::body::{Cut, RequestBody};
 use super::forward::Outgoing;
 use super::http1;
-use super::io::{Io, Meter, Raw};
-use super::links::{Handle, Links};
+use super::io::Meter;
+use super::links::Handle;
 use super::message::Answer;
-use super::thread::Local;
 use crate::config::http::{Speech, Version};
-use crate::config::{Endpoint, Keepalive};
 use crate::id::BackendId;
-use crate::reason::{CloseReason, ConnectFailure};
-use crate::snapshot::{Backend, Pool};
-use crate::sys::socket::Socket;
-
-/// Bytes of a response's header.
-const HEADER_BYTES_MAX: u32 = 64 * 1024;
-/// Windows of HTTP/2 towards a backend: what it may send of one response, and of all on a connection, before it is taken.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// Requests on a connection with HTTP/2 that hear nothing for the first time of these have the backend asked by a PING whether
-/// it is still there, and end without an answer for the second one. Most have a shorter time of their own; it is for those
-/// that have none. It may not be shorter: gRPC's servers end connections on which PINGs come more often than once in five
-/// minutes while nothing else is said (its guide to keep-alive: "too_many_pings").
-const ALIVE: (Duration, Duration) = (Duration::from_secs(330), Duration::from_secs(20));
+use crate::reason::CloseReason;
+use crate::snapshot::Pool;
 
 /// A connection that carries one request.
 pub enum Link {
@@ -184,6 +168,11 @@ impl Spare {
 }
 
 impl Http2 {
+    /// The first place on a new connection.
+    pub fn new(sender: http2::SendRequest<RequestBody>, handle: Rc<Handle>, meter: Rc<Meter>) -> Self {
+        Self { sender, heard: 0, shared: Rc::new(Shared { handle, meter }) }
+    }
+
     async fn send(&mut self, request: &mut Outgoing<'_>, stays: bool) -> Sent {
         self.heard = self.shared.meter.read.get();
         if self.sender.ready().await.is_err() {
@@ -210,97 +199,5 @@ impl Http2 {
                 None => Sent::Broken(error.into_error().into()),
             },
         }
-    }
-}
-
-/// Connects to a backend, within this time.
-///
-/// # Errors
-/// How it failed.
-pub async fn connect(
-    pool: &Pool,
-    backend: &Backend,
-    keepalive: Option<Keepalive>,
-    links: &Links,
-    limit: Duration,
-) -> Result<Link, ConnectFailure> {
-    let connecting = async {
-        let raw = open(pool, &backend.endpoint, keepalive).await.map_err(|error| ConnectFailure::of(&error))?;
-        let io = match &pool.tls {
-            None => Io::plain(raw),
-            Some(tls) => {
-                let name = tls.name_of(&backend.config.address).ok_or(ConnectFailure::Other)?;
-                let handshake = tokio_rustls::TlsConnector::from(tls.http.clone()).connect(name, raw);
-                Io::client(handshake.await.map_err(|error| tls_failure(pool, backend, &error))?)
-            }
-        };
-        speak(pool, io, links.add(backend.id, pool.tls.clone())).await
-    };
-    tokio::time::timeout(limit, connecting).await.unwrap_or(Err(ConnectFailure::Timeout))
-}
-
-fn tls_failure(pool: &Pool, backend: &Backend, error: &io::Error) -> ConnectFailure {
-    let (pool, backend) = (&pool.config.name, &backend.config.name);
-    tracing::debug!(pool, backend, %error, "the TLS handshake with a backend has failed");
-    ConnectFailure::Tls
-}
-
-async fn open(pool: &Pool, endpoint: &Endpoint, keepalive: Option<Keepalive>) -> io::Result<Raw> {
-    let socket = match endpoint {
-        Endpoint::Ip(address) => Socket::connect_ip(*address, pool.config.source)?,
-        Endpoint::Unix(path) => Socket::connect_unix(path)?,
-    };
-    socket.set_nodelay();
-    // At once: it is kept, and whether it is used again may depend on it.
-    socket.watch_peer(keepalive.map(Keepalive::probes), pool.config.connect.user_timeout);
-    Raw::new(socket)?.connected().await
-}
-
-async fn speak(pool: &Pool, mut io: Io, handle: Rc<Handle>) -> Result<Link, ConnectFailure> {
-    io.handle = Some(handle.clone());
-    match pool.config.http.speech.version {
-        Version::Http2 => speak_http2(io, handle, ALIVE).await.map(Link::Http2),
-        Version::Http1 => Ok(Link::Http1(Box::new(http1::Link::new(io, handle)))),
-    }
-}
-
-async fn speak_http2(io: Io, handle: Rc<Handle>, alive: (Duration, Duration)) -> Result<Http2, ConnectFailure> {
-    let meter = io.meter.clone();
-    let handshake = http2::Builder::new(Local)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(HEADER_BYTES_MAX)
-        .timer(hyper_util::rt::TokioTimer::new())
-        .keep_alive_interval(alive.0)
-        .keep_alive_timeout(alive.1)
-        .handshake(TokioIo::new(io));
-    let (sender, connection) = handshake.await.map_err(|_| ConnectFailure::Other)?;
-    // Its end is told by the requests on it.
-    tokio::task::spawn_local(async move { drop(connection.await) });
-    Ok(Http2 { sender, heard: 0, shared: Rc::new(Shared { handle, meter }) })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::OwnedFd;
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-
-    /// What takes a few milliseconds has not happened after this.
-    const NEVER: Duration = Duration::from_secs(20);
-
-    #[tokio::test]
-    async fn a_request_that_waits_for_ever_ends_when_no_ping_is_answered() {
-        let (ours, _theirs) = UnixStream::pair().expect("sockets");
-        ours.set_nonblocking(true).expect("a socket");
-        let io = Io::plain(Raw::new(OwnedFd::from(ours).into()).expect("an event loop"));
-        let asking = async {
-            let alive = (Duration::from_millis(20), Duration::from_millis(20));
-            let mut link = speak_http2(io, Rc::default(), alive).await.expect("nobody is asked");
-            link.sender.try_send_request(Request::new(RequestBody::Empty)).await.is_err()
-        };
-        let asked = tokio::task::LocalSet::new().run_until(tokio::time::timeout(NEVER, asking)).await;
-        assert_eq!(asked, Ok(true));
     }
 }

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 use hyper::body::Incoming;
 
-use super::backend::{self, Link, Sent};
+use super::backend::{Link, Sent};
 use super::body::{Carrier, Intake, RequestBody, ResponseBody, Source};
 use super::client::{Client, UnderWay};
+use super::dial::Dial;
 use super::forwarded::Announced;
 use super::line::Waiting;
 use super::message::{Answer, Head};
@@ -225,41 +226,24 @@ impl<'r> Tries<'r> {
     }
 
     /// A connection, and for how long it was idle.
-    async fn connect(&mut self, backend: &Backend) -> Result<(Link, Option<Duration>), Refusal> {
+    async fn connect(&mut self, backend: &Arc<Backend>) -> Result<(Link, Option<Duration>), Refusal> {
         if self.is_late() {
             return Err(Refusal::BackendTimeout);
         }
         let thread = self.thread;
-        let began = thread.clock.turn();
-        let idle = thread.idle.borrow_mut().take(backend.id, &self.pool, began);
+        let idle = thread.idle.borrow_mut().take(backend.id, &self.pool, thread.clock.turn());
         if let Some((link, idle)) = idle {
             return Ok((link, Some(idle)));
         }
-        let cell = backend.stats.cell(thread.index);
-        // Seldom needed, and large.
+        let (pool, keepalive) = (self.pool.clone(), self.keepalive);
+        let dial = Dial { thread: thread.clone(), pool, backend: backend.clone(), keepalive };
         let limit = self.at_most(self.pool.config.connect.timeout);
-        let failure = match Box::pin(backend::connect(&self.pool, backend, self.keepalive, &thread.links, limit)).await
-        {
-            Ok(link) => {
-                let took = thread.clock.now() - began;
-                backend.stats.note_connect(took);
-                cell.established.add(1);
-                cell.connects.record(took);
-                if let Link::Http2(shared) = &link {
-                    thread.with_idle(|idle| idle.share(backend.id, shared.clone(), began));
-                }
-                return Ok((link, None));
-            }
-            Err(failure) => failure,
-        };
-        cell.connect_failures[failure.index()].add(1);
-        if failure.blames_backend() {
-            (thread.shared.notes)(Note::ConnectFailed { backend: backend.id, failure });
+        // Seldom needed, and large.
+        match Box::pin(dial.link(limit)).await {
+            Ok(link) => Ok((link, None)),
+            Err(ConnectFailure::Timeout) => Err(Refusal::BackendTimeout),
+            Err(_) => Err(Refusal::BackendFailed),
         }
-        Err(match failure {
-            ConnectFailure::Timeout => Refusal::BackendTimeout,
-            _ => Refusal::BackendFailed,
-        })
     }
 
     /// Nothing was sent, and another backend may be tried: as often as the pool says, and then as the route says. Else this is

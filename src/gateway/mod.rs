@@ -6,7 +6,7 @@
 //! `thread` takes commands and has its clients from `accept`, which listens by `door`s; `client` carries one connection of a
 //! client, once it has heard its `greeting` (in front of which there may be what `proxied` reads), under `watch`, by `http1`
 //! or `http2`, whose streams are watched by their `motion`, `exchange` one request through `canonical`, `route` and
-//! `policy`, and past a `breaker` where it is on `trial`, to `forward`, which chooses a backend and sends, perhaps after a while in `line`; `backend` keeps the connections (`links` ends them), `body`
+//! `policy`, and past a `breaker` where it is on `trial`, to `forward`, which chooses a backend and sends, perhaps after a while in `line`; `dial` makes the connections, `backend` keeps them (`links` ends them), `body`
 //! and `tunnel` carry what follows the headers, `reply` is what the gateway says itself. Heads go from one to the other as
 //! a `message`; what the names of its fields mean says `meaning`. A thread has one `clock`.
 
@@ -18,6 +18,7 @@ mod budgets;
 pub mod canonical;
 mod client;
 mod clock;
+mod dial;
 mod door;
 mod exchange;
 mod forward;

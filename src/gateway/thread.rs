@@ -15,6 +15,7 @@ use super::accept::Closing;
 use super::backend::Idle;
 use super::budgets::Budgets;
 use super::clock::Clock;
+use super::dial::Dials;
 use super::links::Links;
 use super::sites::{SiteTable, Sites};
 use super::watch::Leash;
@@ -49,6 +50,8 @@ pub struct Thread {
     sites: RefCell<Sites>,
     /// Connections to backends that wait for a request.
     pub idle: RefCell<Idle>,
+    /// Those that are being made for whoever needs them.
+    pub dials: Dials,
     /// All connections to backends.
     pub links: Links,
     pub cursors: RefCell<BTreeMap<PoolId, Cursor>>,
@@ -100,6 +103,7 @@ impl Thread {
             view: RefCell::new(shared.view.clone()),
             sites: RefCell::default(),
             idle: RefCell::default(),
+            dials: Dials::default(),
             links: Links::default(),
             cursors: RefCell::default(),
             rng: RefCell::new(fastrand::Rng::new()),
