@@ -5,10 +5,11 @@
 //!
 //! `thread` takes commands and has its clients from `accept`, which listens by `door`s; `client` carries one connection of a
 //! client, once it has heard its `greeting` (in front of which there may be what `proxied` reads), under `watch`, by `http1`
-//! or `http2`, whose streams are watched by their `motion`, `exchange` one request through `canonical`, `route` and
-//! `policy`, and past a `breaker` where it is on `trial`, to `forward`, which chooses a backend and sends, perhaps after a while in `line`; `dial` makes the connections, `backend` keeps them (`links` ends them), `body`
-//! and `tunnel` carry what follows the headers, `reply` is what the gateway says itself. Heads go from one to the other as
-//! a `message`; what the names of its fields mean says `meaning`. A thread has one `clock`.
+//! or `http2`, whose streams are watched by their `motion`. `exchange` carries one request through `canonical`, `route` and
+//! `policy`, and past a `breaker`, which has it on `trial`, to `forward`, which chooses a backend and sends, perhaps after a
+//! while in `line`; `dial` makes the connections, `backend` keeps them, `links` ends them, `body` and `tunnel` carry what
+//! follows the headers, `reply` is what the gateway says itself. Heads go from one to the other as a `message`; what the
+//! names of its fields mean says `meaning`. A thread has one `clock`.
 
 mod accept;
 mod backend;
