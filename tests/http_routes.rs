@@ -216,6 +216,22 @@ fn what_no_route_takes_is_a_problem_with_the_id_that_the_log_has() {
     });
 }
 
+#[test]
+fn who_sends_what_can_be_read_in_two_ways_is_told_which_rule_it_breaks() {
+    let evener = start(&site("", "", "", &[&telling()]));
+    for (sent, detail) in [
+        (get("/a%2fb"), "its path holds a percent-encoded slash, backslash or control byte"),
+        (
+            request("GET", "/", "transfer-encoding: chunked\r\ncontent-length: 3\r\n"),
+            "it has a Transfer-Encoding and a Content-Length",
+        ),
+    ] {
+        let answer = asked(evener.port("web"), &sent);
+        let problem: serde_json::Value = serde_json::from_str(&answer.text()).unwrap();
+        assert_eq!((answer.status(), &problem["detail"]), (400, &detail.into()));
+    }
+}
+
 // --- Edits ------------------------------------------------------------------------------------------------------------------
 
 #[test]

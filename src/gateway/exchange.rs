@@ -69,7 +69,7 @@ pub async fn answer(client: &Rc<Client>, head: &mut Head, incoming: &mut Incomin
 fn refuse(record: &mut Record, Failure { refusal, detail }: Failure) -> Answer<ResponseBody> {
     tracing::debug!(refusal = refusal.label(), %detail, "a request was refused");
     record.refusal = Some(refusal);
-    let mut answer = reply::problem(refusal, record.request_id.as_ref());
+    let mut answer = reply::problem(refusal, &detail, record.request_id.as_ref());
     let is_doubtful = matches!(refusal, Refusal::Malformed | Refusal::UpgradeRefused | Refusal::BodyTooLarge);
     if is_doubtful && record.version != Version::HTTP_2 {
         // What follows may be part of this request to somebody else.

@@ -9,11 +9,20 @@ use super::forwarded::RequestId;
 use super::message::Answer;
 use super::refusal::Refusal;
 
-/// RFC 9457, 3: a problem as JSON, with the id by which its line in the log is found.
-pub fn problem(refusal: Refusal, request_id: Option<&RequestId>) -> Answer<ResponseBody> {
+/// RFC 9457, 3: a problem as JSON, with the id by which its line in the log is found. What is wrong with the client's own
+/// bytes it may know; all other details are of the inside, and for the log alone.
+pub fn problem(refusal: Refusal, detail: &str, request_id: Option<&RequestId>) -> Answer<ResponseBody> {
     let (status, title) = (refusal.status(), refusal.title());
+    let detail = match refusal {
+        // Our own words, in which nothing needs another form as JSON.
+        Refusal::Malformed if !detail.is_empty() => format!(",\"detail\":{detail:?}"),
+        _ => String::new(),
+    };
     let instance = request_id.map_or(String::new(), |id| format!(",\"instance\":\"urn:request:{}\"", id.as_str()));
-    let text = format!("{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{}{instance}}}\n", status.as_u16());
+    let text = format!(
+        "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{}{detail}{instance}}}\n",
+        status.as_u16()
+    );
     fixed(status, &HeaderValue::from_static("application/problem+json"), text.into())
 }
 
